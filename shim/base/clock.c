@@ -1,0 +1,12 @@
+#include <time.h>
+
+#include "shim/base/clock.h"
+
+int64_t
+clock_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
