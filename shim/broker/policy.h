@@ -1,0 +1,23 @@
+/* policy.h -- what may cross: pure functions of the configuration. */
+#ifndef SHIM_BROKER_POLICY_H
+#define SHIM_BROKER_POLICY_H
+
+#include <stdbool.h>
+
+#include "shim/base/err.h"
+#include "shim/broker/config.h"
+
+/* Whether the variable of this name (not terminated, `len` bytes) crosses: named or matched by a glob in
+ * terminal.env_passthrough, and not one of those that never cross (MODAL_*, MODALSH_*, also when a glob matches). */
+bool policy_env_crosses(const struct config *config, const char *name, size_t len);
+
+/* The subset of env (NULL-terminated NAME=value) that crosses: a new array that points into env; the caller frees the
+ * array alone.  NULL without memory. */
+char **policy_env_filter(const struct config *config, char *const *env);
+
+/* The directory in the sandbox for the caller's cwd: the same path inside terminal.cwd's tree; elsewhere terminal.cwd, or
+ * -ENOENT with *err set under strict_cwd.  "Inside" is by path component ("/a/bc" is not inside "/a/b") and ".." components
+ * are refused.  *ret points into cwd or config. */
+int policy_cwd(const struct config *config, const char *cwd, const char **ret, struct err *err);
+
+#endif
