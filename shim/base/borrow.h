@@ -1,0 +1,45 @@
+/* borrow.h -- reading and writing descriptors that belong to somebody else.
+ *
+ * O_NONBLOCK is a flag of the open file description, which the caller shares, so it is never set.  Instead a call says for
+ * itself that it must not wait (RWF_NOWAIT, MSG_DONTWAIT); where the kernel cannot do that (terminals, some devices), one
+ * poll-gated call that is small enough not to wait. */
+#ifndef SHIM_BASE_BORROW_H
+#define SHIM_BASE_BORROW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum borrow_kind {
+	BORROW_NULL,   /* /dev/null */
+	BORROW_FILE,   /* a regular file: never waits for a peer, has an offset */
+	BORROW_PIPE,   /* a pipe or fifo */
+	BORROW_SOCKET, /* a stream socket */
+	BORROW_TTY,    /* a terminal */
+	BORROW_OTHER,  /* another device */
+};
+
+/* What fd is, or -errno; a directory or a descriptor opened with O_PATH is -EBADF, as reading and writing it would say. */
+int borrow_kind(int fd);
+
+/* Whether two descriptors are one open file description (kcmp(2)); where the kernel has no kcmp, whether they are the same
+ * pipe, socket or device, which is the same to a reader. */
+bool borrow_same(int a, int b);
+
+/* Reads or writes what is possible without waiting.  The number of bytes; 0 from borrow_read is the end; -EAGAIN when
+ * nothing is possible now; -EPIPE without a signal when SIGPIPE is ignored; -errno. */
+ssize_t borrow_read(int fd, enum borrow_kind kind, void *data, size_t len);
+ssize_t borrow_write(int fd, enum borrow_kind kind, const void *data, size_t len);
+
+/* Copies bytes `skip` … `skip + len` of what a pipe holds into data without taking them out, by way of the empty pipe
+ * scratch[2].  Returns how many there were, or -errno. */
+ssize_t borrow_peek(int fd, const int scratch[2], size_t skip, void *data, size_t len);
+
+/* Takes exactly len bytes out of a pipe and forgets them; fewer when somebody else took them first. */
+void borrow_drop(int fd, int null_fd, size_t len);
+
+/* The number of bytes a pipe or socket holds, and whether every writer is gone.  0 or -errno. */
+int borrow_waiting(int fd, size_t *ret_len, bool *ret_hung_up);
+
+#endif
