@@ -1,11 +1,12 @@
 #!/bin/bash
 # Runs Modal's own SDKs against modalsh-loopback and counts what holds.
 #
-# usage: run.sh [--loopback PATH] [--build-dir DIR] [--only LABEL]
+# usage: run.sh [--loopback PATH] [--build-dir DIR] [--only LABEL] [--install-only]
 #   --loopback PATH   the server (default: modalsh-loopback in the build folder, the current folder or PATH)
 #   --build-dir DIR   where the SDKs are installed, and kept for the next run
 #                     (default: $MODALSH_BUILD_DIR, else a folder of this user under ${TMPDIR:-/tmp})
 #   --only LABEL      one of python-v1, python-v2, node-v1, node-v2
+#   --install-only    install what the labels need and print the folder that holds it
 # Needs python3 with venv, node 20 or newer, npm, and the package registries for the first run.
 set -eu
 
@@ -19,6 +20,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build_dir=${MODALSH_BUILD_DIR:-}
 loopback=
 only=
+install_only=false
 
 die() {
 	echo "run.sh: $*" >&2
@@ -30,6 +32,7 @@ while [ $# -gt 0 ]; do
 	--loopback) loopback=${2:?--loopback needs a path}; shift 2 ;;
 	--build-dir) build_dir=${2:?--build-dir needs a folder}; shift 2 ;;
 	--only) only=${2:?--only needs a label}; shift 2 ;;
+	--install-only) install_only=true; shift ;;
 	-h | --help) sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
 	*) die "unknown argument $1" ;;
 	esac
@@ -142,10 +145,14 @@ label_run() {
 folder_own "$build_dir"
 sdk_dir=$(cd "$build_dir" && pwd)/sdk
 folder_own "$sdk_dir"
+case $only in node-*) ;; *) python_sdk_install >&2 ;; esac
+case $only in python-*) ;; *) node_sdk_install >&2 ;; esac
+if $install_only; then
+	echo "$sdk_dir"
+	exit 0
+fi
 [ -n "$loopback" ] || loopback=$(loopback_find)
 [ -x "$loopback" ] || die "$loopback cannot be executed"
-case $only in node-*) ;; *) python_sdk_install ;; esac
-case $only in python-*) ;; *) node_sdk_install ;; esac
 
 work=$(mktemp -d)
 trap clean_up EXIT
