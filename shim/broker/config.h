@@ -20,6 +20,12 @@ enum config_env_base { CONFIG_ENV_IMAGE, CONFIG_ENV_EMPTY };
 enum config_network { CONFIG_NETWORK_BLOCKED, CONFIG_NETWORK_OPEN };
 enum config_api { CONFIG_API_V2, CONFIG_API_V1 };
 
+/* Why an entry of env_passthrough is there although it needs a reason. */
+struct config_reason {
+	char *entry;
+	char *text;
+};
+
 /* Strings are never NULL unless it says so. */
 struct config {
 	/* terminal: (the block of a Hermes config.yaml) */
@@ -42,7 +48,6 @@ struct config {
 	uint32_t lease_ms;
 	bool strict_cwd;	     /* a cwd outside terminal.cwd is refused instead of replaced */
 	bool start_early;	     /* create the sandbox and the lane at start */
-	bool prestart_required;	     /* with start_early: not ready before both exist */
 	enum config_env_base env_base;
 	char *shell;		     /* what `modalsh` itself stands for */
 	char *socket;		     /* path of the local socket */
@@ -53,6 +58,10 @@ struct config {
 	char *token_file;	     /* NULL = $MODAL_CONFIG_PATH or ~/.modal.toml */
 	char *log_level;	     /* error, warning, info, debug */
 	bool pipelined_start;	     /* send reads together with the exec's start */
+
+	struct config_reason *env_reasons; /* modalsh.env_reasons */
+	size_t env_reason_count;
+	struct config_list ignored; /* "key: reason" of what was set without effect */
 };
 
 /* Reads and checks the file.  Returns 0 with *ret filled (free with config_release), or a negative errno with *err set:
