@@ -11,7 +11,12 @@ enum { SIGNAL_MAX = 64, FRAME_BODY_OFFSET = 4 };
 int
 job_frame_take(const struct buf *in, struct job_frame *ret)
 {
-	struct view view = { buf_head(in), buf_len(in) };
+	return job_frame_view((struct view){ buf_head(in), buf_len(in) }, ret);
+}
+
+int
+job_frame_view(struct view view, struct job_frame *ret)
+{
 	struct job_frame frame;
 	uint32_t len;
 

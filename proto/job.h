@@ -79,6 +79,7 @@ struct job_frame {
 /* Looks at the front of `in`.  Returns 1 with *ret filled, 0 when the frame is not complete, -EBADMSG when its
  * length is impossible. */
 int job_frame_take(const struct buf *in, struct job_frame *ret);
+int job_frame_view(struct view front, struct job_frame *ret);
 
 struct job_limit {
 	uint8_t resource;

@@ -1,0 +1,846 @@
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shim/base/fd.h"
+#include "shim/base/strv.h"
+#include "shim/broker/job.h"
+#include "shim/broker/log.h"
+#include "shim/broker/policy.h"
+#include "shim/broker/sink.h"
+
+enum {
+	READ_LEN = 64 * 1024,	 /* one IN frame */
+	TIMEOUT_GRACE_S = 2,	 /* between TERM and KILL when the command timeout ends it */
+	PIPE_LEN_DEFAULT = 64 * 1024,
+};
+
+/* One stream of the command. */
+struct channel {
+	struct job *job;
+	uint32_t number;
+	enum job_stream_kind kind;
+
+	struct source *source; /* IN, TTY: until the command cannot read any more */
+	uint64_t sent;
+	uint64_t used;
+	bool eof_sent;
+
+	struct sink *sink; /* OUT, TTY: until its end or its reader's */
+	uint64_t received;
+	uint64_t written;
+	uint64_t acked;
+	uint32_t window;
+	uint64_t exit_mark; /* what had been received when the command ended */
+	bool eof;
+	bool close_wanted; /* the reader has gone: OUT_CLOSE */
+};
+
+struct job {
+	struct job_context *context;
+	const struct job_events *events; /* NULL: nobody listens any more */
+	void *arg;
+	uint32_t number;
+
+	struct buf start; /* the encoded START until the guest has answered it */
+	bool sent;
+	bool answered; /* STARTED or FAILED was seen */
+	bool exited;
+	bool done;
+	bool kill_wanted;
+	bool timed_out;
+	uint32_t busy; /* > 0 while a function of ours is on the stack: frees itself later */
+	struct job_exit exit;
+
+	struct job_control controls[CONTROLS_MAX]; /* not confirmed yet, oldest first */
+	uint32_t control_count;
+	uint32_t control_sequence;
+
+	struct ev_timer deadline;
+	size_t channel_count;
+	struct channel channels[]; /* one for each stream of START */
+};
+
+static void job_settle(struct job *job);
+
+/* ---- freeing -------------------------------------------------------------------------------------------------- */
+
+static void
+channel_close_source(struct channel *channel)
+{
+	source_free(channel->source);
+	channel->source = NULL;
+}
+
+static void
+channel_close_sink(struct channel *channel)
+{
+	sink_free(channel->sink);
+	channel->sink = NULL;
+	if (channel->window > OUT_WINDOW_MIN)
+		channel->job->context->window_growth -= channel->window - OUT_WINDOW_MIN;
+	channel->window = OUT_WINDOW_MIN;
+}
+
+static void
+job_free(struct job *job)
+{
+	ev_timer_stop(job->context->loop, &job->deadline);
+	for (size_t i = 0; i < job->channel_count; i++) {
+		channel_close_source(&job->channels[i]);
+		channel_close_sink(&job->channels[i]);
+	}
+	buf_free(&job->start);
+	if (job->number != 0)
+		lane_leave(job->context->lane, job, job->number);
+	free(job);
+}
+
+/* Every entry point brackets itself with these, so that a job ends only when nothing on the stack uses it. */
+static void
+job_enter(struct job *job)
+{
+	job->busy++;
+}
+
+static void
+job_leave(struct job *job)
+{
+	if (--job->busy == 0)
+		job_settle(job);
+}
+
+/* ---- the lane ------------------------------------------------------------------------------------------------- */
+
+/* Appending a small frame fails only without memory; then the lane is beyond help, and it says so itself. */
+static void
+send_position(struct job *job, uint8_t type, uint32_t stream, uint64_t offset, uint32_t window)
+{
+	struct job_position position = { stream, offset, window };
+
+	if (!lane_is_up(job->context->lane) || !job->sent)
+		return;
+	(void)job_position_encode(lane_out(job->context->lane), type, job->number, &position);
+	lane_flush(job->context->lane);
+}
+
+static void
+send_kill(struct job *job)
+{
+	job->kill_wanted = true;
+	if (!lane_is_up(job->context->lane) || !job->sent)
+		return;
+	(void)job_number_encode(lane_out(job->context->lane), JOB_KILL, job->number, SIGKILL);
+	lane_flush(job->context->lane);
+}
+
+static void
+send_control(struct job *job, const struct job_control *control)
+{
+	if (!lane_is_up(job->context->lane) || !job->sent)
+		return;
+	(void)job_control_encode(lane_out(job->context->lane), job->number, control);
+	lane_flush(job->context->lane);
+}
+
+static void
+send_start(struct job *job)
+{
+	struct buf *out = lane_out(job->context->lane);
+
+	if (!lane_has_room(job->context->lane, buf_len(&job->start)) ||
+	    buf_put(out, buf_head(&job->start), buf_len(&job->start)) < 0)
+		return;
+	job->sent = true;
+	lane_flush(job->context->lane);
+	if (job->kill_wanted)
+		send_kill(job);
+	for (uint32_t i = 0; i < job->control_count; i++)
+		send_control(job, &job->controls[i]);
+}
+
+/* ---- output --------------------------------------------------------------------------------------------------- */
+
+/* A window doubles when its reader has taken everything by the time it is half used. */
+static uint32_t
+channel_next_window(struct channel *channel)
+{
+	struct job_context *context = channel->job->context;
+	uint32_t more = channel->window;
+
+	if (sink_queued(channel->sink) > 0 || channel->window + more > OUT_WINDOW_MAX ||
+	    context->window_growth + more > OUT_WINDOW_GROWTH_MAX)
+		return channel->window;
+	context->window_growth += more;
+	return channel->window + more;
+}
+
+static void
+output_written(void *arg, uint64_t offset)
+{
+	struct channel *channel = arg;
+	struct job *job = channel->job;
+
+	job_enter(job);
+	channel->written = offset;
+	if (!channel->eof && channel->written - channel->acked >= channel->window / 2) {
+		channel->acked = channel->written;
+		channel->window = channel_next_window(channel);
+		send_position(job, JOB_ACK, channel->number, channel->acked, channel->window);
+	}
+	job_leave(job);
+}
+
+static void job_refuse(struct job *job, enum job_refusal kind, const char *text);
+
+static void
+output_closed(void *arg, int errno_value)
+{
+	struct channel *channel = arg;
+	struct job *job = channel->job;
+	char text[TEXT_LEN_MAX];
+
+	job_enter(job);
+	channel->close_wanted = true;
+	send_position(job, JOB_OUT_CLOSE, channel->number, 0, 0);
+	if (errno_value != EPIPE && errno_value != ECONNRESET) {
+		snprintf(text, sizeof text, "writing to its descriptor %" PRIu32 ": %s; its result is unknown",
+			 channel->number, strerror(errno_value));
+		job_refuse(job, JOB_RESULT_UNKNOWN, text);
+		send_kill(job);
+	}
+	job_leave(job);
+}
+
+static const struct sink_events output_events = { output_written, output_closed };
+
+/* ---- input ---------------------------------------------------------------------------------------------------- */
+
+/* Sends one piece of stdin.  Returns false when there is nothing more to send now. */
+static bool
+channel_send_piece(struct channel *channel)
+{
+	struct job *job = channel->job;
+	uint64_t ahead = channel->sent - channel->used;
+	uint8_t data[READ_LEN];
+	size_t room = ahead < IN_WINDOW ? (size_t)(IN_WINDOW - ahead) : 0;
+	struct buf *out;
+	bool end;
+	ssize_t n;
+
+	if (channel->source == NULL || channel->eof_sent || room == 0 ||
+	    !lane_has_room(job->context->lane, READ_LEN + JOB_DATA_HEADER_LEN))
+		return false;
+	n = source_read(channel->source, channel->sent, data, room < sizeof data ? room : sizeof data, &end);
+	if (n == -EAGAIN)
+		return false;
+	if (n <= 0) {
+		/* a descriptor that cannot be read ends the stream, as the command's own read would fail */
+		if (n < 0)
+			log_warning("job %" PRIu32 ": reading descriptor %" PRIu32 ": %s", job->number,
+				    channel->number, strerror((int)-n));
+		channel->eof_sent = true;
+		send_position(job, JOB_IN_EOF, channel->number, channel->sent, 0);
+		return false;
+	}
+	out = lane_out(job->context->lane);
+	if (job_data_header_encode(out, JOB_IN, job->number, channel->number, channel->sent, (size_t)n) < 0 ||
+	    buf_put(out, data, (size_t)n) < 0)
+		return false;
+	channel->sent += (uint64_t)n;
+	return true;
+}
+
+static void
+channel_pump(struct channel *channel)
+{
+	bool any = false;
+
+	if (!lane_is_up(channel->job->context->lane) || !channel->job->sent)
+		return;
+	while (channel_send_piece(channel))
+		any = true;
+	if (any)
+		lane_flush(channel->job->context->lane);
+}
+
+static void
+input_more(void *arg)
+{
+	struct channel *channel = arg;
+	struct job *job = channel->job;
+
+	job_enter(job);
+	channel_pump(channel);
+	job_leave(job);
+}
+
+/* ---- making a job --------------------------------------------------------------------------------------------- */
+
+static bool
+fd_reads(int fd, uint32_t number)
+{
+	int mode = fcntl(fd, F_GETFL) & O_ACCMODE;
+
+	return mode == O_RDONLY || (mode == O_RDWR && number == 0);
+}
+
+/* fd 1 and 2 on one pipe: the command gets one pipe too, so that the order of its writes is the local one. */
+static bool
+find_same(const struct job *job, const int *fds, size_t index, int fd, uint32_t *ret_number)
+{
+	for (size_t i = 0; i < index; i++) {
+		if (fds[i] >= 0 && job->channels[i].kind == JOB_STREAM_OUT && borrow_same(fds[i], fd)) {
+			*ret_number = job->channels[i].number;
+			return true;
+		}
+	}
+	return false;
+}
+
+static uint32_t
+out_pipe_len(int fd, enum borrow_kind kind)
+{
+	int len = kind == BORROW_PIPE ? fcntl(fd, F_GETPIPE_SZ) : 0;
+
+	return len <= 0 || len == PIPE_LEN_DEFAULT ? 0 : (uint32_t)len;
+}
+
+/* Decides what a passed descriptor is for the command, and takes it over. */
+static int
+channel_open(struct channel *channel, struct job_stream *stream, int fd, struct err *err)
+{
+	struct job_context *context = channel->job->context;
+	int kind = borrow_kind(fd), r;
+
+	if (kind < 0 || kind == BORROW_NULL) {
+		/* what cannot be read or written locally either is closed for the command */
+		stream->kind = kind < 0 ? JOB_STREAM_CLOSED : JOB_STREAM_NULL;
+		fd_cleanup(&fd);
+	} else if (fd_reads(fd, stream->stream)) {
+		stream->kind = JOB_STREAM_IN;
+		r = source_new(&context->tools, fd, (enum borrow_kind)kind, input_more, channel, &channel->source,
+			       err);
+		if (r < 0)
+			return r;
+		stream->pipe_len = source_pipe_len(channel->source);
+	} else {
+		stream->kind = JOB_STREAM_OUT;
+		stream->pipe_len = out_pipe_len(fd, (enum borrow_kind)kind);
+		r = sink_new(context->loop, context->edges, fd, (enum borrow_kind)kind, &output_events, channel,
+			     &channel->sink, err);
+		if (r < 0)
+			return r;
+	}
+	channel->kind = (enum job_stream_kind)stream->kind;
+	return 0;
+}
+
+/* Takes over every descriptor, also on failure. */
+static int
+job_open_channels(struct job *job, struct job_start *start, const int *fds, size_t fd_count, struct err *err)
+{
+	int by_index[STREAMS_MAX];
+	size_t next = 0;
+	int fd, r = 0;
+
+	for (uint32_t i = 0; i < start->stream_count; i++) {
+		struct job_stream *stream = &start->streams[i];
+		struct channel *channel = &job->channels[i];
+
+		by_index[i] = -1;
+		*channel = (struct channel){ .job = job, .number = stream->stream, .window = OUT_WINDOW_MIN };
+		job->channel_count++;
+		if (stream->kind != JOB_STREAM_PASSED || r < 0)
+			continue;
+		if (next == fd_count) {
+			r = err_set(err, EBADMSG, "fewer descriptors than streams were sent");
+			continue;
+		}
+		fd = fds[next++];
+		by_index[i] = fd;
+		if (!fd_reads(fd, stream->stream) && find_same(job, by_index, i, fd, &stream->same_as)) {
+			stream->kind = JOB_STREAM_SAME;
+			by_index[i] = -1;
+			fd_cleanup(&fd);
+			continue;
+		}
+		r = channel_open(channel, stream, fd, err);
+	}
+	if (r == 0 && next != fd_count)
+		r = err_set(err, EBADMSG, "more descriptors than streams were sent");
+	while (next < fd_count) {
+		fd = fds[next++];
+		fd_cleanup(&fd);
+	}
+	return r;
+}
+
+/* Writes the lane's START: what policy lets cross of the caller's. */
+static int
+job_encode_start(struct job *job, const struct job_start *local, struct job_start *start, struct err *err)
+{
+	const struct config *config = job->context->config;
+	char **argv = job_strings_copy(local->argv), **env = job_strings_copy(local->env), **crossing = NULL;
+	char cwd[CWD_LEN_MAX + 1];
+	const char *remote_cwd;
+	size_t position;
+	int r;
+
+	memcpy(cwd, local->cwd.data, local->cwd.len);
+	cwd[local->cwd.len] = '\0';
+	r = policy_cwd(config, cwd, &remote_cwd, err);
+	if (r == 0 && (argv == NULL || env == NULL || (crossing = policy_env_filter(config, env)) == NULL))
+		r = err_set(err, ENOMEM, "no memory for argv and environment");
+	if (r == 0) {
+		const char *shell = config->shell;
+		bool is_shell = local->program.len == 0;
+
+		start->env_base = config->env_base == CONFIG_ENV_IMAGE;
+		start->cwd = (struct view){ (const uint8_t *)remote_cwd, strlen(remote_cwd) };
+		if (job_start_begin(&job->start, job->number, is_shell ? (const void *)shell : local->program.data,
+				    is_shell ? strlen(shell) : local->program.len, &position) < 0 ||
+		    job_put_strings(&job->start, argv) < 0 || job_put_strings(&job->start, crossing) < 0 ||
+		    job_start_rest(&job->start, start) < 0 || job_frame_end(&job->start, position) < 0)
+			r = err_set(err, E2BIG, "argv and environment are larger than %u bytes", FRAME_LEN_MAX);
+	}
+	free(crossing);
+	strv_free(env);
+	strv_free(argv);
+	return r;
+}
+
+static void
+deadline_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct job *job = timer->data;
+	struct job_control term = { .type = JOB_SIGNAL, .signal = SIGTERM, .scope = JOB_SCOPE_SESSION };
+
+	(void)loop;
+	(void)events;
+	job_enter(job);
+	if (!job->timed_out) {
+		job->timed_out = true;
+		job_control(job, &term);
+		ev_timer_set(timer, TIMEOUT_GRACE_S, 0.);
+		ev_timer_start(job->context->loop, timer);
+	} else {
+		send_kill(job);
+	}
+	job_leave(job);
+}
+
+int
+job_new(struct job_context *context, const struct job_start *local, const int *fds, size_t fd_count,
+	const struct job_events *events, void *arg, struct job **ret, struct err *err)
+{
+	struct job_start start = *local;
+	struct job *job = calloc(1, sizeof *job + local->stream_count * sizeof job->channels[0]);
+	int r;
+
+	if (job == NULL) {
+		for (size_t i = 0; i < fd_count; i++)
+			fd_cleanup(&(int){ fds[i] });
+		return err_set(err, ENOMEM, "no memory for a command");
+	}
+	job->context = context;
+	job->events = events;
+	job->arg = arg;
+	job->busy = 1; /* nothing may free it before it is whole */
+	buf_init(&job->start, FRAME_LEN_MAX);
+	ev_timer_init(&job->deadline, deadline_passed, (double)context->config->command_timeout_s, 0.);
+	job->deadline.data = job;
+	r = job_open_channels(job, &start, fds, fd_count, err);
+	if (r == 0)
+		r = lane_join(context->lane, job, &job->number, err);
+	if (r == 0)
+		r = job_encode_start(job, local, &start, err);
+	if (r < 0) {
+		job_free(job);
+		return r;
+	}
+	if (context->config->command_timeout_s > 0)
+		ev_timer_start(context->loop, &job->deadline);
+	*ret = job;
+	if (lane_is_up(context->lane))
+		job_pump(job);
+	job->busy = 0;
+	return 0;
+}
+
+/* ---- the caller ----------------------------------------------------------------------------------------------- */
+
+void
+job_control(struct job *job, const struct job_control *control)
+{
+	struct job_control *kept;
+
+	if (job->exited || job->done)
+		return;
+	if (job->control_count == CONTROLS_MAX) {
+		/* confirmed by the next greeting at the latest; the oldest has long arrived unless the lane is down */
+		memmove(job->controls, job->controls + 1, sizeof job->controls - sizeof job->controls[0]);
+		job->control_count--;
+	}
+	kept = &job->controls[job->control_count++];
+	*kept = *control;
+	kept->sequence = ++job->control_sequence;
+	send_control(job, kept);
+}
+
+void
+job_abandon(struct job *job)
+{
+	bool told = job->events == NULL;
+
+	job_enter(job);
+	job->events = NULL;
+	if (!told && !job->done) {
+		send_kill(job);
+		for (size_t i = 0; i < job->channel_count; i++) {
+			channel_close_source(&job->channels[i]);
+			channel_close_sink(&job->channels[i]);
+		}
+		job->done = !job->sent;
+	}
+	job_leave(job);
+}
+
+/* ---- ends ----------------------------------------------------------------------------------------------------- */
+
+static const struct job_events *
+job_take_events(struct job *job)
+{
+	const struct job_events *events = job->events;
+
+	job->events = NULL;
+	ev_timer_stop(job->context->loop, &job->deadline);
+	return events;
+}
+
+static void
+job_refuse(struct job *job, enum job_refusal kind, const char *text)
+{
+	const struct job_events *events = job_take_events(job);
+
+	if (events != NULL)
+		events->refused(job->arg, kind, text);
+}
+
+/* Whether every byte that the command had written when it ended has been written on. */
+static bool
+output_is_out(const struct job *job)
+{
+	for (size_t i = 0; i < job->channel_count; i++) {
+		const struct channel *channel = &job->channels[i];
+
+		if (channel->sink != NULL && !channel->close_wanted && channel->written < channel->exit_mark)
+			return false;
+	}
+	return true;
+}
+
+static void
+job_tell_exit(struct job *job)
+{
+	const struct job_events *events = job_take_events(job);
+
+	for (size_t i = 0; i < job->channel_count; i++) {
+		if (job->channels[i].source != NULL)
+			source_settle(job->channels[i].source);
+	}
+	if (events == NULL)
+		return;
+	if (job->timed_out)
+		events->refused(job->arg, JOB_TIMED_OUT, "ended by the configured command timeout");
+	else
+		events->exited(job->arg, &job->exit);
+}
+
+/* Closes what has ended, tells the end when it is due, and frees the job when nothing is left of it. */
+static void
+job_settle(struct job *job)
+{
+	bool open = false;
+
+	job->busy++;
+	for (size_t i = 0; i < job->channel_count; i++) {
+		struct channel *channel = &job->channels[i];
+
+		if (channel->sink != NULL && (channel->close_wanted || (channel->eof && sink_queued(channel->sink) == 0)))
+			channel_close_sink(channel);
+		open = open || channel->sink != NULL;
+	}
+	if (job->exited && output_is_out(job))
+		job_tell_exit(job);
+	job->busy--;
+	if (job->done && !open && job->events == NULL)
+		job_free(job);
+}
+
+void
+job_lose(struct job *job, const char *reason)
+{
+	char text[TEXT_LEN_MAX];
+
+	job_enter(job);
+	if (!job->exited) {
+		snprintf(text, sizeof text, "%s: %s", reason,
+			 job->sent ? "its result is unknown" : "the command was not run");
+		job_refuse(job, job->sent ? JOB_RESULT_UNKNOWN : JOB_NOT_RUN, text);
+	}
+	for (size_t i = 0; i < job->channel_count; i++) {
+		job->channels[i].eof = true;
+		channel_close_source(&job->channels[i]);
+	}
+	job->done = true;
+	job_leave(job);
+}
+
+bool
+job_was_sent(const struct job *job)
+{
+	return job->sent;
+}
+
+/* ---- frames from the guest ------------------------------------------------------------------------------------ */
+
+static struct channel *
+job_channel(struct job *job, uint32_t number)
+{
+	for (size_t i = 0; i < job->channel_count; i++) {
+		if (job->channels[i].number == number &&
+		    (job->channels[i].kind == JOB_STREAM_IN || job->channels[i].kind == JOB_STREAM_OUT))
+			return &job->channels[i];
+	}
+	return NULL;
+}
+
+static int
+take_started(struct job *job, uint64_t pid)
+{
+	job->answered = true;
+	buf_free(&job->start);
+	if (job->events != NULL)
+		job->events->started(job->arg, (uint32_t)pid);
+	return 0;
+}
+
+static void
+send_exit_ack(struct job *job)
+{
+	(void)job_empty_encode(lane_out(job->context->lane), JOB_EXIT_ACK, job->number);
+	lane_flush(job->context->lane);
+}
+
+static int
+take_failed(struct job *job, struct view body)
+{
+	const struct job_events *events;
+	struct job_failure failure;
+
+	if (job->exited || job_failure_decode(body, &failure) < 0)
+		return -EBADMSG;
+	job->answered = true;
+	job->done = true;
+	send_exit_ack(job);
+	for (size_t i = 0; i < job->channel_count; i++) {
+		channel_close_source(&job->channels[i]);
+		channel_close_sink(&job->channels[i]);
+	}
+	events = job_take_events(job);
+	if (events != NULL)
+		events->failed(job->arg, &failure);
+	return 0;
+}
+
+static int
+take_exit(struct job *job, struct view body)
+{
+	struct job_exit end;
+
+	if (job_exit_decode(body, &end) < 0)
+		return -EBADMSG;
+	send_exit_ack(job);
+	if (job->exited)
+		return 0;
+	job->exited = true;
+	job->exit = end;
+	for (size_t i = 0; i < job->channel_count; i++)
+		job->channels[i].exit_mark = job->channels[i].received;
+	return 0;
+}
+
+static int
+take_position(struct job *job, const struct job_frame *frame)
+{
+	struct job_position position;
+	struct channel *channel;
+
+	if (job_position_decode(frame->type, frame->body, &position) < 0)
+		return -EBADMSG;
+	channel = job_channel(job, position.stream);
+	if (channel == NULL)
+		return -EBADMSG;
+	if (frame->type == JOB_OUT_EOF) {
+		if (channel->kind != JOB_STREAM_OUT)
+			return -EBADMSG;
+		/* after OUT_CLOSE the guest drops what it held, so the end may be beyond what was received */
+		if (position.offset != channel->received && !channel->close_wanted)
+			return -EBADMSG;
+		channel->eof = true;
+		return 0;
+	}
+	if (channel->kind != JOB_STREAM_IN || position.offset > channel->sent || position.offset < channel->used)
+		return -EBADMSG;
+	channel->used = position.offset;
+	if (channel->source == NULL)
+		return 0;
+	source_used(channel->source, position.offset);
+	if (frame->type == JOB_IN_CLOSED)
+		channel_close_source(channel);
+	else
+		channel_pump(channel);
+	return 0;
+}
+
+static int
+take_frame(struct job *job, const struct job_frame *frame)
+{
+	uint64_t number;
+
+	switch (frame->type) {
+	case JOB_STARTED:
+		return job_number_decode(JOB_STARTED, frame->body, &number) < 0 ? -EBADMSG : take_started(job, number);
+	case JOB_FAILED:
+		return take_failed(job, frame->body);
+	case JOB_IN_USED:
+	case JOB_IN_CLOSED:
+	case JOB_OUT_EOF:
+		return take_position(job, frame);
+	case JOB_EXIT:
+		return take_exit(job, frame->body);
+	case JOB_DONE:
+		job->done = true;
+		return job_empty_decode(frame->body);
+	default:
+		return -EBADMSG;
+	}
+}
+
+int
+job_take_frame(struct job *job, const struct job_frame *frame)
+{
+	int r;
+
+	job_enter(job);
+	r = take_frame(job, frame);
+	job_leave(job);
+	return r;
+}
+
+int
+job_take_output(struct job *job, uint32_t stream, uint64_t offset, const uint8_t *data, size_t len)
+{
+	struct channel *channel = job_channel(job, stream);
+	size_t known;
+	int r = 0;
+
+	if (channel == NULL || channel->kind != JOB_STREAM_OUT || offset > channel->received)
+		return -EBADMSG;
+	known = (size_t)(channel->received - offset);
+	if (known >= len)
+		return 0;
+	data += known;
+	len -= known;
+	if (channel->received + len - channel->acked > channel->window)
+		return -EBADMSG;
+	job_enter(job);
+	channel->received += len;
+	if (channel->sink != NULL && !channel->close_wanted)
+		r = sink_put(channel->sink, data, len);
+	job_leave(job);
+	return r;
+}
+
+/* ---- a new lane ----------------------------------------------------------------------------------------------- */
+
+bool
+job_hello_entry(const struct job *job, struct job_hello_entry *ret)
+{
+	uint32_t count = 0;
+
+	if (!job->sent)
+		return false;
+	for (size_t i = 0; i < job->channel_count; i++) {
+		const struct channel *channel = &job->channels[i];
+
+		if (channel->kind == JOB_STREAM_OUT)
+			ret->streams[count++] = (struct job_position){ channel->number, channel->received, channel->window };
+	}
+	ret->job = job->number;
+	ret->control_sequence = 0;
+	ret->stream_count = count;
+	return true;
+}
+
+/* Repeats what the daemon has not got. */
+static void
+job_repeat(struct job *job, const struct job_hello_entry *entry)
+{
+	for (uint32_t i = 0; i < entry->stream_count; i++) {
+		struct channel *channel = job_channel(job, entry->streams[i].stream);
+
+		if (channel == NULL || channel->kind != JOB_STREAM_IN)
+			continue;
+		if (entry->streams[i].offset >= channel->used && entry->streams[i].offset <= channel->sent)
+			channel->sent = entry->streams[i].offset;
+		channel->eof_sent = false;
+	}
+	for (size_t i = 0; i < job->channel_count; i++) {
+		struct channel *channel = &job->channels[i];
+
+		if (channel->close_wanted && !channel->eof)
+			send_position(job, JOB_OUT_CLOSE, channel->number, 0, 0);
+		else if (channel->kind == JOB_STREAM_OUT && !channel->eof)
+			send_position(job, JOB_ACK, channel->number, channel->acked, channel->window);
+	}
+	if (job->kill_wanted)
+		send_kill(job);
+	for (uint32_t i = 0; i < job->control_count; i++) {
+		if (job->controls[i].sequence > entry->control_sequence)
+			send_control(job, &job->controls[i]);
+	}
+}
+
+void
+job_lane_up(struct job *job, const struct job_hello_entry *entry, bool same_boot)
+{
+	job_enter(job);
+	if (entry != NULL) {
+		job_repeat(job, entry);
+	} else if (job->sent && job->exited) {
+		job->done = true; /* the daemon has forgotten it because it knew that we had seen the end */
+	} else if (job->sent && (!same_boot || job->answered)) {
+		job_lose(job, "the sandbox lost the command");
+	} else {
+		job->sent = false; /* START never arrived */
+	}
+	if (!job->done)
+		job_pump(job);
+	job_leave(job);
+}
+
+void
+job_pump(struct job *job)
+{
+	if (!job->sent && !job->done)
+		send_start(job);
+	for (size_t i = 0; i < job->channel_count; i++)
+		channel_pump(&job->channels[i]);
+}
