@@ -129,8 +129,9 @@ label_run() {
 		*) printf '%s\n' "$line" ;;
 		esac
 	done < <(
-		MODAL_SANDBOX_V2=$sandbox_v2 timeout -k 5 "$LABEL_WAIT_S" "$@" "$label" 2>"$work/$label.log"
-		echo "code - $?"
+		status=0
+		MODAL_SANDBOX_V2=$sandbox_v2 timeout -k 5 "$LABEL_WAIT_S" "$@" "$label" 2>"$work/$label.log" || status=$?
+		echo "code - $status"
 	)
 	if [ "$announced" = "$checks checks" ] && [ "$checks" -gt 0 ] && { [ "$code" = 0 ] || [ "$code" = 1 ]; }; then
 		report ok "$label: the script ran to its end"
