@@ -342,7 +342,7 @@ take_hello_reply(struct lane *lane, struct view body)
 	lane->install_count = 0;
 	lane->pause_s = PAUSE_FIRST_S;
 	ev_timer_stop(lane->loop, &lane->broken);
-	ev_timer_start(lane->loop, &lane->ping);
+	ev_timer_again(lane->loop, &lane->ping);
 	log_debug("lane: up for the %" PRIu32 ". time, %zu jobs", lane->opened_count, lane->slot_count);
 	lane_each(lane, visit_up, &up);
 	if (lane->slot_count == 0) {
@@ -627,6 +627,7 @@ static void
 lane_open(struct lane *lane)
 {
 	ev_timer_stop(lane->loop, &lane->pause);
+	drop_exec(lane); /* one that was idle and is still closing */
 	if (!sandbox_want(lane->sandbox)) {
 		lane->state = LANE_SANDBOX;
 		return;
@@ -660,8 +661,10 @@ lane_break(struct lane *lane, const char *reason)
 
 	if (lane->state == LANE_STOPPED)
 		return;
-	snprintf(err.text, sizeof err.text, "the sandbox cannot be reached: %s", reason);
 	drop_exec(lane);
+	if (lane->state == LANE_DOWN)
+		return; /* closed on purpose */
+	snprintf(err.text, sizeof err.text, "the sandbox cannot be reached: %s", reason);
 	if (lane->install_count >= INSTALLS_MAX && lane->directory[0] == '\0') {
 		lane->install_count = 0;
 		lane_fail(lane, &err);
