@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import re
+import select
 import signal
 import stat
 import subprocess
@@ -250,10 +251,20 @@ class Trial:
     def read_until(self, fd, text, limit_s=WAIT_S):
         """What fd gives, up to and including text, or up to EOF or the time limit."""
         got = bytearray()
-        os.set_blocking(fd, True)
         until = time.monotonic() + limit_s
         while not got.endswith(text) and self.readable(fd, until - time.monotonic()):
             piece = read_some(fd, 1)
+            if not piece:
+                break
+            got += piece
+        return bytes(got)
+
+    def read_count(self, fd, count, limit_s=WAIT_S):
+        """The first count bytes that fd gives, or fewer when there are no more within limit_s."""
+        got = bytearray()
+        until = time.monotonic() + limit_s
+        while len(got) < count and self.readable(fd, until - time.monotonic()):
+            piece = read_some(fd, min(count - len(got), 1 << 16))
             if not piece:
                 break
             got += piece
@@ -273,7 +284,6 @@ class Trial:
     @staticmethod
     def readable(fd, wait_s=0):
         """Whether fd has bytes or EOF within wait_s seconds."""
-        import select
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         return bool(poll.poll(max(0, wait_s) * 1000))

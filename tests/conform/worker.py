@@ -1,6 +1,7 @@
 """Runs one case on one side in a process of its own, and leaves no process of it behind."""
 
 import ctypes
+import fcntl
 import os
 import pickle
 import resource
@@ -15,6 +16,7 @@ from trial import Skip, Trial
 PR_SET_CHILD_SUBREAPER = 36
 KILL_GRACE_S = 8                # a case that does not even notice its time limit is killed after this
 EXIT_BROKEN = 70
+REPORT_FD = 200                 # the lowest number that the report's pipe may have in a worker
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -83,7 +85,7 @@ def start(case, dialect, side, folder, limit_s):
         return pid, read_fd
     status = EXIT_BROKEN
     try:
-        os.close(read_fd)
+        write_fd = _keep_only(write_fd)
         _work(case, dialect, side, folder, limit_s, write_fd)
         status = 0
     finally:
@@ -118,6 +120,14 @@ def _work(case, dialect, side, folder, limit_s, report_fd):
     shutil.rmtree(folder, ignore_errors=True)
     with os.fdopen(report_fd, "wb") as file:
         pickle.dump(report, file)
+
+
+def _keep_only(fd):
+    """Closes what was inherited but fd, which moves out of the way of the numbers that cases use."""
+    kept_fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, REPORT_FD)
+    os.closerange(3, kept_fd)
+    os.closerange(kept_fd + 1, os.sysconf("SC_OPEN_MAX"))
+    return kept_fd
 
 
 def _make_plain():

@@ -5,9 +5,10 @@ import signal
 import time
 
 from cases import case
-from trial import AWAIT_GO, HOLD, PIPE, SLEEP, without_pids
+from trial import AWAIT_GO, HOLD, PIPE, SLEEP, WAIT_S, without_pids
 
 STOP_POLL_S = 0.3
+NUDGE_S = 0.05
 GROUP_GONE_S = 2
 
 
@@ -24,6 +25,15 @@ def see_end(t, process, status, out=b""):
     t.see_status("status", t.wait(process), status)
     t.see("stdout", t.read_all(process.stdout.fileno()), out)
     t.see("stderr", without_pids(t.read_all(process.stderr.fileno())))
+
+
+def trap_output(t, process):
+    """The line that a trap prints in a shell that reads stdin. A shell may miss a signal that comes just before
+    it reads, until the next line: so there are lines until the trap has run."""
+    until = time.monotonic() + WAIT_S
+    while not t.readable(process.stdout.fileno(), NUDGE_S) and time.monotonic() < until:
+        process.stdin.write(b"\n")
+    return t.read_until(process.stdout.fileno(), b"\n")
 
 
 def group_dies(t, number):
@@ -145,11 +155,13 @@ def every_signal_trapped(t):
     """Every signal that can be trapped reaches its trap."""
     names = "HUP INT QUIT USR1 SEGV USR2 PIPE ALRM TERM URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS".split()
     traps = "; ".join(f"trap 'echo {name}' {name}" for name in names)
-    process = start_ready(t, f"{traps}; trap 'exit 7' CONT; echo ready; while :; do sleep .02; done")
+    process = start_ready(t, f"{traps}; trap 'echo CONT; exit 7' CONT; echo ready; while :; do read x; done",
+                          stdin=PIPE)
     for name in names:
         process.send_signal(signal.Signals["SIG" + name])
-        t.see(name, t.read_until(process.stdout.fileno(), b"\n"), name.encode() + b"\n")
+        t.see(name, trap_output(t, process), name.encode() + b"\n")
     process.send_signal(signal.SIGCONT)
+    t.see("CONT", trap_output(t, process), b"CONT\n")
     t.see_status("status", t.wait(process), 7)
 
 
@@ -166,12 +178,13 @@ def kill_one_leaves_child(t):
 @case(47, "many-signals")
 def many_signals(t):
     """Fifty signals, one at a time, are fifty traps."""
-    process = start_ready(t, "trap 'i=$((i+1)); echo $i' USR1; trap 'exit 4' TERM; echo ready; "
-                          "while :; do sleep .01; done")
+    process = start_ready(t, "trap 'i=$((i+1)); echo $i' USR1; trap 'echo end; exit 4' TERM; echo ready; "
+                          "while :; do read x; done", stdin=PIPE)
     for number in range(1, 51):
         process.send_signal(signal.SIGUSR1)
-        t.see(str(number), t.read_until(process.stdout.fileno(), b"\n"), b"%d\n" % number)
+        t.see(str(number), trap_output(t, process), b"%d\n" % number)
     process.send_signal(signal.SIGTERM)
+    t.see("end", trap_output(t, process), b"end\n")
     t.see_status("status", t.wait(process), 4)
 
 
@@ -197,18 +210,20 @@ def stop_and_continue(t):
 @case(48, "tstp")
 def tstp(t):
     """TSTP stops the command, its parent sees TSTP; CONT continues it, its parent sees that."""
-    process = start_ready(t, "echo ready; read x; echo end", stdin=PIPE, start_new_session=False,
-                          process_group=0)
+    process = start_ready(t, "echo ready; read x; echo $x; read x; echo $x", stdin=PIPE,
+                          start_new_session=False, process_group=0)
     os.killpg(process.pid, signal.SIGTSTP)
     _, status = os.waitpid(process.pid, os.WUNTRACED)
     t.see("stopped by", os.WIFSTOPPED(status) and os.WSTOPSIG(status), signal.SIGTSTP)
-    process.stdin.write(b"go\n")
+    process.stdin.write(b"one\n")
     time.sleep(STOP_POLL_S)
     t.see("silent", t.readable(process.stdout.fileno()), False)
     os.killpg(process.pid, signal.SIGCONT)
     _, status = os.waitpid(process.pid, os.WCONTINUED)
     t.see("continued", os.WIFCONTINUED(status), True)
-    see_end(t, process, 0, b"end\n")
+    t.see("on", t.read_until(process.stdout.fileno(), b"\n"), b"one\n")
+    process.stdin.write(b"two\n")
+    see_end(t, process, 0, b"two\n")
 
 
 @case(48, "self-stop")

@@ -44,8 +44,8 @@ def before_exit(t):
     process = t.start("-c", "head -c 30000 /dev/zero; head -c 30000 /dev/zero >&2")
     t.see_status("status", t.wait(process), 0)
     for label, file in (("stdout", process.stdout), ("stderr", process.stderr)):
-        os.set_blocking(file.fileno(), False)
-        t.see(label, len(os.read(file.fileno(), 1 << 20)), 30000)
+        got = os.read(file.fileno(), 1 << 20) if t.readable(file.fileno()) else b""
+        t.see(label, len(got), 30000)
 
 
 @case(30, "one-long-line")
@@ -131,8 +131,8 @@ def stderr_alone(t):
 @case(34, "stdout-stalled")
 def stdout_stalled(t):
     """A full stdout does not hold up stderr of the same command."""
-    process = t.start("-c", "head -c 8000000 /dev/zero & head -c 5000000 /dev/zero >&2; echo - >&2; wait")
-    t.see("stderr", len(t.read_until(process.stderr.fileno(), b"-")), 5_000_001)
+    process = t.start("-c", "head -c 8000000 /dev/zero & head -c 5000000 /dev/zero >&2; wait")
+    t.see("stderr", len(t.read_count(process.stderr.fileno(), 5_000_000)), 5_000_000)
     t.see("stdout", len(t.read_all(process.stdout.fileno())), 8_000_000)
     t.see_status("status", t.wait(process), 0)
 
