@@ -33,7 +33,7 @@ struct cred {
 	char token_secret[TOKEN_LEN_MAX + 1];
 	char server_url[URL_LEN_MAX + 1];
 	char environment[ENVIRONMENT_LEN_MAX + 1];
-	char source[2 * SOURCE_LEN_MAX];
+	char source[2 * SOURCE_LEN_MAX + 2];
 };
 
 /* One table of the token file; the strings are in the file's text, NULL when absent. */
@@ -282,7 +282,7 @@ static int
 read_file(const struct config *config, struct token_file *file, struct err *err)
 {
 	cleanup_close int fd = -1;
-	size_t len;
+	size_t len = 0;
 	int r = find_path(config, file->path, err);
 
 	if (r < 0)
