@@ -81,7 +81,7 @@ client_connect(const char *path, char *const *env, size_t frame_len_max, struct 
 	int r;
 
 	if (path[0] != '/')
-		return err_set(err, EINVAL, "MODALSH_SOCKET is not an absolute path");
+		return err_set(err, EINVAL, "the path of the broker's socket is not absolute");
 	if (strlen(path) >= sizeof address.sun_path)
 		return err_set(err, ENAMETOOLONG, "the path of the socket is longer than %zu bytes",
 			       sizeof address.sun_path - 1);
