@@ -1,6 +1,5 @@
 /* test_lockdown.c -- the locks of shim and broker, tried from inside: each action runs in a child of its own, with a lock on,
  * and the parent looks at how the child ended. */
-#include <check.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -25,6 +24,7 @@
 #include <unistd.h>
 
 #include "shim/lockdown/lockdown.h"
+#include "tests/unit/run.h"
 
 /* How a child says what happened; a death by SIGSYS is seen by itself. */
 enum { ACTION_WORKED = 0, ACTION_FAILED = 1, LOCK_FAILED = 99 };
@@ -497,8 +497,6 @@ main(void)
 	const int denied_count = (int)(sizeof denied_calls / sizeof denied_calls[0]);
 	Suite *suite = suite_create("lockdown");
 	TCase *tests = tcase_create("locks");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tests, 60);
 	tcase_add_loop_test(tests, actions_work_without_a_lock, 0, START_COUNT);
@@ -515,9 +513,5 @@ main(void)
 	tcase_add_test(tests, no_way_around_by_another_architecture);
 #endif
 	suite_add_tcase(suite, tests);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(suite);
 }
