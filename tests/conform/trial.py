@@ -182,12 +182,21 @@ class Trial:
         return self._popen(self.shell, [argv0 if argv0 is not None else self.name, *args], env,
                            stdin, stdout, stderr, more)
 
+    def direct_command(self, *args):
+        """Path and argv that run a program without a shell: as it is, or through `exec`."""
+        if self.side.is_oracle:
+            return "/usr/bin/" + args[0], list(args)
+        return os.path.join(self.side.bin, "exec"), ["exec", *args]
+
+    def start_program(self, path, *args, argv0=None, env=None, stdin=DEVNULL, stdout=PIPE, stderr=PIPE,
+                      **more):
+        """Starts a program by its path, with the environment that the shell needs."""
+        return self._popen(path, [argv0 if argv0 is not None else os.path.basename(path), *args], env,
+                           stdin, stdout, stderr, more)
+
     def start_direct(self, *args, env=None, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, **more):
         """Starts a program without a shell: locally as it is, on the other side through `exec`."""
-        if self.side.is_oracle:
-            path, argv = "/usr/bin/" + args[0], list(args)
-        else:
-            path, argv = os.path.join(self.side.bin, "exec"), ["exec", *args]
+        path, argv = self.direct_command(*args)
         return self._popen(path, argv, env, stdin, stdout, stderr, more)
 
     def start_outer(self, script, *args, outer="/bin/sh", env=None, stdin=DEVNULL, stdout=PIPE,

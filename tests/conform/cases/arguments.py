@@ -1,6 +1,7 @@
 """Rows 59 to 65: argv."""
 
 import errno
+import os
 
 from cases import case
 
@@ -115,3 +116,11 @@ def argv0_posix(t):
 def options_before(t):
     """Options in any form reach the shell."""
     t.check(t.run("-e", "-u", "-c", 'echo $-; echo $no_such; echo no'), status={"dash": 2, "bash": 1})
+
+
+@case(65, "tool-name", twin=False)
+def tool_name(t):
+    """modalsh under a tool's name is that tool, in the sandbox."""
+    os.symlink(os.path.realpath(t.shell), t.path("printf"))
+    process = t.start_program(t.path("printf"), "<%s>", "a b", "")
+    t.check(t.finish(process), status=0, out=b"<a b><>")

@@ -276,3 +276,49 @@ def ids(t):
     lines = [[int(word) > 0 for word in line.split()] for line in outcome.out.splitlines()]
     t.see("shape", lines, [[True, True], [True, True], [True]])
     t.see("stable", len(set(outcome.out.splitlines()[:2])), 1)
+
+
+@case(42, "killed-at-once")
+def killed_at_once(t):
+    """TERM at any moment of the start: death by TERM, nothing left."""
+    for delay_ms in (0, 1, 2, 3, 5, 8, 13, 21, 34):
+        process = t.start("-c", HOLD + "exec sleep 30", start_new_session=True)
+        time.sleep(delay_ms / 1000)
+        os.killpg(process.pid, signal.SIGTERM)
+        t.see_status(f"after {delay_ms} ms", t.wait(process), -signal.SIGTERM)
+    t.see_none_left("none left")
+
+
+@case(44, "killed-at-once-hard")
+def killed_at_once_hard(t):
+    """KILL at any moment of the start: nothing is left."""
+    for delay_ms in (0, 1, 2, 3, 5, 8, 13, 21, 34):
+        process = t.start("-c", HOLD + "exec sleep 30", start_new_session=True)
+        time.sleep(delay_ms / 1000)
+        os.killpg(process.pid, signal.SIGKILL)
+        t.see_status(f"after {delay_ms} ms", t.wait(process), -signal.SIGKILL)
+    t.see_none_left("none left")
+
+
+@case(44, "parent-dies")
+def parent_dies(t):
+    """A caller that asked for TERM at its own death leaves nothing when it dies."""
+    script = HOLD + SLEEP
+    code = """
+import ctypes, os, subprocess, sys
+subprocess.Popen([sys.argv[1], "-c", sys.argv[2]], executable=sys.argv[1], start_new_session=True,
+                 preexec_fn=lambda: ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)).wait()
+"""
+    process = t.start_program("/usr/bin/python3", "-c", code, t.shell, script)
+    t.see("ready", t.read_until(process.stdout.fileno(), b"ready\n"), b"ready\n")
+    process.kill()
+    t.see_status("status", t.wait(process), -signal.SIGKILL)
+    if t.dialect == "bash":                     # dash has forked, and its child did not ask
+        t.see_none_left("none left")
+
+
+@case(45, "child-ignored-by-caller")
+def child_ignored_by_caller(t):
+    """A caller that ignores SIGCHLD has shells that still know their children's codes."""
+    t.sh("/bin/true; echo $?; /bin/true | /bin/false; echo $?; sleep .1 & wait $!; echo $?",
+         preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))

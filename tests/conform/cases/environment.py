@@ -1,7 +1,16 @@
 """Rows 66 to 69: the environment."""
 
+import ctypes
+
 from cases import case
 from trial import has
+
+libc = ctypes.CDLL(None)
+
+
+def c_strings(words):
+    """A NULL-terminated array of C strings."""
+    return (ctypes.c_char_p * (len(words) + 1))(*[word.encode() for word in words], None)
 
 SORTED = "env -0 | sort -z"
 
@@ -79,3 +88,13 @@ def path(t):
 def shell_level(t):
     """SHLVL counts as it does locally."""
     t.sh("echo $SHLVL", env=t.env(SHLVL="4"), status=0, out={"dash": b"4\n", "bash": b"5\n"})
+
+
+@case(67, "duplicates")
+def duplicates(t):
+    """A name that is there twice arrives twice, in order."""
+    def exec_with_both():
+        path, argv = t.direct_command("env")
+        entries = ["PATH=/usr/bin", "A=1", "B=2", "A=3"] + [f"{k}={v}" for k, v in t.side.env.items()]
+        libc.execve(path.encode(), c_strings(argv), c_strings(entries))
+    t.direct("env", status=0, out=b"PATH=/usr/bin\nA=1\nB=2\nA=3\n", preexec_fn=exec_with_both)

@@ -1,5 +1,7 @@
 """Rows 1 to 14: the exit status."""
 
+import os
+
 from cases import case
 from trial import has
 
@@ -125,3 +127,27 @@ def exit_trap(t):
 def direct_code(t):
     """A program run without a shell gives its own code."""
     t.direct("expr", "1", "-", "1", status=1, out=b"0\n")
+
+
+@case(14, "direct-unknown", twin=False)
+def direct_unknown(t):
+    """A program without a shell that is not in the sandbox gives 127, and one line."""
+    t.direct("no-such-program", status=127, out=b"",
+             err=lambda text: text.startswith(b"modalsh: ") and text.count(b"\n") == 1)
+
+
+@case(14, "direct-not-executable", twin=False)
+def direct_not_executable(t):
+    """A program without a shell that cannot be executed gives 126, and one line."""
+    path = t.write("file", b"", 0o644)
+    t.direct(path, status=126, out=b"",
+             err=lambda text: text.startswith(b"modalsh: ") and text.count(b"\n") == 1)
+
+
+@case(14, "interpreter")
+def interpreter(t):
+    """The shell as the interpreter of a script of the host."""
+    path = t.write("script", b"#!" + os.fsencode(t.shell) + b' -e\necho "$0:$1:$#"\nfalse\necho no\n', 0o755)
+    t.leave_out("script")
+    process = t.start_program(path, "a b", "")
+    t.check(t.finish(process), status=1, out=os.fsencode(path) + b":a b:2\n")

@@ -82,3 +82,10 @@ def owner(t):
          out=f"{os.getuid()}\n{os.getgid()}\n{t.dir}\n".encode())
     info = os.stat(t.path("file"))
     t.see("owner", (info.st_uid, info.st_gid), (os.getuid(), os.getgid()))
+
+
+@case(57, "memory")
+def memory(t):
+    """A limit on memory holds."""
+    t.sh("tail /dev/zero; echo $?", status=0, out=b"1\n", err=has(b"memory exhausted"),
+         preexec_fn=limit(resource.RLIMIT_AS, 1 << 26))

@@ -111,8 +111,7 @@ run('big', 'head -c 2000000 | wc -c', {}, 'x'.repeat(3000000), () => {
     child.stdout.once('data', () => process.kill(-child.pid, 'SIGTERM'));
 })));
 """)
-    outcome = t.finish(t._popen(program, ["node", "spawn.js"], t.env(SH=t.shell), subprocess.DEVNULL, PIPE,
-                                PIPE, {}))
+    outcome = t.finish(t.start_program(program, "spawn.js", env=t.env(SH=t.shell)))
     t.leave_out("spawn.js")
     t.check(outcome, status=0, out=(b'streams [3,null,"input","err\\n"]\nignored [0,null,"out\\n",""]\n'
                                     b'big [0,null,"2000000\\n",""]\nsync "sync\\n"\n'

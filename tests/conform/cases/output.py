@@ -311,3 +311,20 @@ def to_socket(t):
     theirs.close()
     t.see("stdout", t.read_all(ours.fileno()), b"x\n" + bytes(1_000_000))
     t.see_status("status", t.wait(process), 0)
+
+
+@case(38, "is-a-file-reopened")
+def reopened(t):
+    """Opening /dev/stdout by name empties the file that it is."""
+    with open(t.path("file"), "wb") as file:
+        t.sh("echo one; echo two > /dev/stdout", stdout=file, status=0)
+
+
+@case(38, "not-blocking")
+def not_blocking(t):
+    """A caller's pipe that does not block takes what fits."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    t.sh("head -c 50000 /dev/zero", stdout=write_fd, status=0)
+    os.close(write_fd)
+    t.see("stdout", len(t.read_all(read_fd)), 50_000)

@@ -28,9 +28,8 @@ def one_exec(t):
     strace = shutil.which("strace")
     if strace is None:
         raise Skip("strace is not installed")
-    argv = ["strace", "-f", "-qq", "-e", "trace=execve,execveat", "-e", "signal=none", "-o", t.path("trace"),
-            t.shell, "-c", "ls | cat; sh -c 'exit 3'"]
-    process = t._popen(strace, argv, None, -3, -1, -1, {})
+    process = t.start_program(strace, "-f", "-qq", "-e", "trace=execve,execveat", "-e", "signal=none", "-o",
+                              t.path("trace"), t.shell, "-c", "ls | cat; sh -c 'exit 3'")
     t.check(t.finish(process), status=3)
     calls = [line for line in (t.read("trace") or b"").splitlines() if b"exec" in line]
     t.see("calls", len(calls), 1)

@@ -328,3 +328,19 @@ def flags_untouched(t):
             os.close(write_fd)
             t.see_status("status", t.wait(process), 0)
     ours.close()
+
+
+@case(28, "two-readers")
+def two_readers(t):
+    """Two shells that read one pipe at the same time: every byte is read once."""
+    reader = "while read x; do echo $x; done"
+    outcome = t.finish(t.start_outer(f"seq 2000 | {{ exec 3<&0; $SH -c '{reader}' <&3 & $SH -c '{reader}' <&3 & wait; }}"))
+    t.see("digits", bytes(sorted(outcome.out.replace(b"\n", b""))),
+          bytes(sorted("".join(str(i) for i in range(1, 2001)).encode())))
+
+
+@case(28, "reopened")
+def reopened(t):
+    """/dev/stdin, /dev/stdout and /dev/stderr can be opened by name."""
+    t.sh("cat /dev/stdin; echo out > /dev/stdout; echo err > /dev/stderr", data=b"in\n", status=0,
+         out=b"in\nout\n", err=b"err\n")
