@@ -25,6 +25,8 @@ struct grpc_call {
 	struct grpc_method method;
 	const struct grpc_events *events;
 	void *arg;
+	bool busy; /* inside a callback of the owner that may free it */
+	bool dead; /* which it did */
 	struct http_call *http_call;
 	ev_timer pause;
 	uint8_t *request; /* framed */
@@ -125,6 +127,9 @@ on_header(void *arg, const char *name, size_t name_len, const char *value, size_
 	if (name_is(name, name_len, "grpc-status")) {
 		call->status.code = grpc_code_parse(value, value_len);
 		call->status_seen = true;
+		/* curl would wait for the end of a body that nobody reads any more. */
+		if (call->events->upload != NULL)
+			http_call_wake(call->http_call);
 	} else if (name_is(name, name_len, "grpc-message")) {
 		grpc_message_decode(value, value_len, call->status.text, sizeof call->status.text);
 	} else if (name_is(name, name_len, "grpc-status-details-bin")) {
@@ -142,22 +147,34 @@ message_collect(struct grpc_call *call, const struct grpc_piece *piece)
 	return buf_put(&call->message, piece->data.data, piece->data.len);
 }
 
+/* Ends what grpc_call_free() put off. */
+static void
+busy_leave(struct grpc_call *call)
+{
+	call->busy = false;
+	if (call->dead)
+		grpc_call_free(call);
+}
+
 static int
 on_body(void *arg, const uint8_t *bytes, size_t len)
 {
 	struct grpc_call *call = arg;
 	struct view in = { bytes, len };
 	struct grpc_piece piece;
-	int r;
+	int r = 0;
 
-	/* The body of a proxy's error page is not gRPC; its status says enough. */
-	while ((r = grpc_frame_next(&call->parser, &in, &piece)) > 0) {
+	call->busy = true;
+	while (!call->dead && (r = grpc_frame_next(&call->parser, &in, &piece)) > 0) {
 		r = call->events->piece == NULL ? message_collect(call, &piece) :
 						  call->events->piece(call->arg, &piece);
 		if (r < 0)
 			break;
 	}
+	if (call->dead)
+		r = -ECANCELED;
 	call->too_long = r == -EMSGSIZE;
+	busy_leave(call);
 	return r;
 }
 
@@ -165,8 +182,14 @@ static size_t
 on_upload(void *arg, uint8_t *bytes, size_t len)
 {
 	struct grpc_call *call = arg;
+	size_t taken;
 
-	return call->events->upload(call->arg, bytes, len);
+	if (call->status_seen)
+		return HTTP_UPLOAD_END;
+	call->busy = true;
+	taken = call->events->upload(call->arg, bytes, len);
+	busy_leave(call);
+	return taken;
 }
 
 static int attempt_start(struct grpc_call *call);
@@ -227,7 +250,6 @@ call_repeat(struct grpc_call *call)
 static void
 status_settle(struct grpc_call *call, const struct http_result *result)
 {
-	call->status.connected = result->status != 0;
 	call->status.refused = result->fault == HTTP_FAULT_REFUSED;
 	if (call->status_seen && result->fault != HTTP_FAULT_ABORTED) {
 		if (call->status.code == GRPC_OK && call->events->piece == NULL &&
@@ -254,6 +276,7 @@ on_done(void *arg, const struct http_result *result)
 {
 	struct grpc_call *call = arg;
 
+	/* The body of a proxy's error page is not gRPC; its HTTP status says enough. */
 	if (result->status != 200 && result->fault == HTTP_FAULT_ABORTED && !call->status_seen) {
 		struct http_result plain = { HTTP_FAULT_NONE, result->status, "" };
 
@@ -386,8 +409,13 @@ grpc_call_free(struct grpc_call *call)
 {
 	if (call == NULL)
 		return;
-	ev_timer_stop(call->server->loop, &call->pause);
-	http_call_free(call->http_call);
+	if (!call->dead) {
+		ev_timer_stop(call->server->loop, &call->pause);
+		http_call_free(call->http_call);
+	}
+	call->dead = true;
+	if (call->busy)
+		return;
 	buf_free(&call->message);
 	free(call->request);
 	free(call);
