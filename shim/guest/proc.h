@@ -1,0 +1,14 @@
+/* proc.h -- finding processes by what /proc says of them, to send signals that kill() has no address for. */
+#ifndef SHIM_GUEST_PROC_H
+#define SHIM_GUEST_PROC_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/* Sends the signal to every process of these sessions.  Returns how many there were, or -errno. */
+int proc_signal_sessions(const pid_t *sessions, size_t count, int signal_number);
+
+/* Sends the signal to every descendant of this process.  Returns how many there were, or -errno. */
+int proc_signal_descendants(int signal_number);
+
+#endif
