@@ -50,7 +50,6 @@ struct grpc_attempt {
 struct grpc_status {
 	enum grpc_code code;
 	bool refused;	 /* no HTTP/2 or no trusted certificate: repeating does not help */
-	bool connected;	 /* an answer came, if only a bad one */
 	char text[GRPC_MESSAGE_LEN_MAX];
 };
 
