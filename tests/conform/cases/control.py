@@ -28,8 +28,8 @@ def see_end(t, process, status, out=b""):
 
 
 def trap_output(t, process):
-    """The line that a trap prints in a shell that reads stdin. A shell may miss a signal that comes just before
-    it reads, until the next line: so there are lines until the trap has run."""
+    """The line that a trap prints in a shell that reads stdin. A shell may miss a signal that comes just
+    before it reads, until the next line: so there are lines until the trap has run."""
     until = time.monotonic() + WAIT_S
     while not t.readable(process.stdout.fileno(), NUDGE_S) and time.monotonic() < until:
         process.stdin.write(b"\n")

@@ -28,7 +28,8 @@ def many_at_once(t):
     while (left or running) and time.monotonic() < until:
         while left and len(running) < AT_ONCE:
             number = left.pop()
-            running[number] = t.start("-c", f"echo out{number}; echo err{number} >&2; sleep .2; exit {number}")
+            running[number] = t.start("-c", f"echo out{number}; echo err{number} >&2; sleep .2; "
+                                            f"exit {number}")
         for number, process in list(running.items()):
             if process.poll() is None:
                 continue
@@ -59,8 +60,8 @@ def one_stalled(t):
 @case(87, "in-sequence", alone=True)
 def in_sequence(t):
     """200 commands one after the other: each its own output and code."""
-    t.outer('i=0; while [ $i -lt 200 ]; do x=$($SH -c "echo $i; exit $i"); [ "$x:$?" = "$i:$i" ] || echo "$i $x"; '
-            'i=$((i+1)); done; echo end', status=0, out=b"end\n")
+    t.outer('i=0; while [ $i -lt 200 ]; do x=$($SH -c "echo $i; exit $i"); '
+            '[ "$x:$?" = "$i:$i" ] || echo "$i $x"; i=$((i+1)); done; echo end', status=0, out=b"end\n")
 
 
 @case(89, "python-timeout")
@@ -171,8 +172,8 @@ def timeout(t):
 def make(t):
     """make with this shell: recipes, failures, $(shell …)."""
     need("make")
-    t.write("Makefile", b"X := $(shell echo from shell)\nall: a b\n\ta=1; echo $$a '$(X)'\na:\n\techo a > a; :\n"
-            b"b:\n\t@exit 3; :\n")
+    t.write("Makefile", b"X := $(shell echo from shell)\nall: a b\n\ta=1; echo $$a '$(X)'\n"
+            b"a:\n\techo a > a; :\nb:\n\t@exit 3; :\n")
     t.outer("make SHELL=$SH a; make -k SHELL=$SH; echo $?", status=0)
 
 
