@@ -1,5 +1,5 @@
 /* seccomp_shim_gen.c -- run when modalsh is built: turns the list below into the table that seccomp_shim.c includes, so that
- * the shim links no library.  The list covers static builds with musl and with glibc. */
+ * the shim links no library.  The list covers static builds with musl and with glibc, and sanitizer builds. */
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/filter.h>
@@ -29,6 +29,8 @@ static const char *const allowed[] = {
 	"geteuid", "getpgid", "getpgrp",
 	/* memory, and what the libcs use around it */
 	"brk", "futex", "madvise", "mremap", "munmap", "clock_gettime",
+	/* the sanitizers' runtime, at every end */
+	"sigaltstack", "sched_yield",
 };
 
 /* Never tried by the shim, so a try is an attack. */
@@ -57,9 +59,9 @@ add_checked(scmp_filter_ctx ctx)
 		int number;
 		struct scmp_arg_cmp argument;
 	} rules[] = {
-		{ SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, AF_UNIX) },
-		{ SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, TCGETS) },
-		{ SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, TIOCGWINSZ) },
+		{ SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0) },
+		{ SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, TCGETS, 0) },
+		{ SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, TIOCGWINSZ, 0) },
 		{ SCMP_SYS(mmap), SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0) },
 		{ SCMP_SYS(mprotect), SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0) },
 	};
