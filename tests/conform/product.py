@@ -15,7 +15,11 @@ TRY = os.path.join(HERE, "..", "..", "install", "try.sh")
 CONFIG_EXTRA = """\
 terminal:
   env_passthrough: ["*"]
+modalsh:
   strict_cwd: true
+  env_base: empty
+  env_reasons:
+    "*": the environment has to be the same as the local one
 """
 
 
@@ -62,8 +66,9 @@ def _set_up():
         subprocess.run([TRY, "--down", up], check=False, stdout=subprocess.DEVNULL)
         shutil.rmtree(top, ignore_errors=True)
 
-    started = subprocess.run([TRY, "--up", up, "--share", share, "--config-extra", config], check=False,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # try.sh itself tries a command where it was started, and strict_cwd holds for that as well.
+    started = subprocess.run([os.path.abspath(TRY), "--up", up, "--share", share, "--config-extra", config],
+                             check=False, cwd=share, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if started.returncode != 0:
         stop()
         raise NoProduct(f"try.sh --up ended with {started.returncode}:\n"
