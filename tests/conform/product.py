@@ -68,7 +68,8 @@ def _set_up():
 
     # try.sh itself tries a command where it was started, and strict_cwd holds for that as well.
     started = subprocess.run([os.path.abspath(TRY), "--up", up, "--share", share, "--config-extra", config],
-                             check=False, cwd=share, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                             check=False, cwd=share, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT)
     if started.returncode != 0:
         stop()
         raise NoProduct(f"try.sh --up ended with {started.returncode}:\n"
