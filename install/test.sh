@@ -1,0 +1,35 @@
+#!/bin/bash
+# Installs what is needed, builds, and runs the tests: unit tests, drivers, structure, refusals, secrets (`make check`),
+# and the conformance cases.
+#
+# usage: test.sh [--help]
+# The build folder is $MODALSH_BUILD_DIR, else build/ in the source tree.
+set -eu
+
+# shellcheck source=install/common.sh
+. "$(dirname "$0")/common.sh"
+
+case ${1:-} in
+'') ;;
+-h | --help) usage_print; exit 0 ;;
+*) die "unknown argument $1 (see --help)" ;;
+esac
+
+check_run() {
+	cd "$build_dir" || return
+	make -j"$(nproc)" check || {
+		sed -n '/^FAIL/,$p' test-suite.log
+		return 1
+	}
+}
+
+packages_want "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+export MODALSH_NO_INSTALL=1
+mkdir -p "$build_dir"
+build_dir=$(cd "$build_dir" && pwd)
+export MODALSH_BUILD_DIR=$build_dir
+if step "build" build; then
+	step "make check" check_run || true
+	step "conformance" "$top/tests/conform/run.sh" || true
+fi
+steps_end
