@@ -107,15 +107,35 @@ ask(struct client *client, struct buf *request, struct err *err)
 	return 0;
 }
 
+/* Sends a request without a body and takes REPLY: a JSON object, in which a field "error" says why not.  The text is valid until
+ * the next frame is received; the caller frees the tree. */
 static int
-ask_empty(struct client *client, uint8_t type, struct err *err)
+ask_json(struct client *client, uint8_t type, struct view *ret_text, cJSON **ret, struct err *err)
 {
 	cleanup_buf struct buf request;
+	struct view body, text;
+	const char *refusal;
+	cJSON *tree;
 	int r;
 
 	buf_init(&request, REQUEST_LEN_MAX);
 	r = job_empty_encode(&request, type, 0);
-	return r < 0 ? err_errno(err, -r, "making a request") : ask(client, &request, err);
+	if (r < 0)
+		return err_errno(err, -r, "making a request");
+	if ((r = ask(client, &request, err)) < 0 || (r = expect(client, JOB_REPLY, &body, err)) < 0)
+		return r;
+	if (job_text_decode(body, &text) < 0)
+		return err_set(err, EBADMSG, "the broker does not keep to the protocol");
+	tree = cJSON_ParseWithLength((const char *)text.data, text.len);
+	refusal = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(tree, "error"));
+	if (!cJSON_IsObject(tree) || refusal != NULL) {
+		r = err_set(err, EPERM, "%s", refusal != NULL ? refusal : "the broker's answer is no JSON object");
+		cJSON_Delete(tree);
+		return r;
+	}
+	*ret_text = text;
+	*ret = tree;
+	return 0;
 }
 
 /* ---- status ---- */
@@ -233,19 +253,12 @@ print_fields(const char *prefix, const cJSON *object)
 static int
 status(struct client *client, const struct options *options, struct err *err)
 {
-	struct view body, text;
+	struct view text;
 	cJSON *tree;
-	int r;
+	int r = ask_json(client, JOB_STATUS, &text, &tree, err);
 
-	if ((r = ask_empty(client, JOB_STATUS, err)) < 0 || (r = expect(client, JOB_REPLY, &body, err)) < 0)
+	if (r < 0)
 		return r;
-	if (job_text_decode(body, &text) < 0)
-		return err_set(err, EBADMSG, "the broker does not keep to the protocol");
-	tree = cJSON_ParseWithLength((const char *)text.data, text.len);
-	if (!cJSON_IsObject(tree)) {
-		cJSON_Delete(tree);
-		return err_set(err, EBADMSG, "the broker's status is no JSON object");
-	}
 	if (options->json)
 		printf("%.*s\n", (int)text.len, (const char *)text.data);
 	else
@@ -291,12 +304,14 @@ stop(struct client *client, const struct options *options, struct err *err)
 {
 	int64_t by_ms = clock_now_ms() + STOP_WAIT_MS;
 	struct job_frame frame;
-	struct view body;
-	int r;
+	struct view text;
+	cJSON *tree;
+	int r = ask_json(client, JOB_STOP, &text, &tree, err);
 
 	(void)options;
-	if ((r = ask_empty(client, JOB_STOP, err)) < 0 || (r = expect(client, JOB_REPLY, &body, err)) < 0)
+	if (r < 0)
 		return r;
+	cJSON_Delete(tree);
 	/* the kernel closes the connection when the broker has ended */
 	do
 		r = receive(client, by_ms, &frame, err);

@@ -143,7 +143,7 @@ def stop_waits_for_the_end(world):
 
     def script(connection):
         take_request(connection, STOP)
-        connection.send(hello_reply(), text_reply(b"stopping"))
+        connection.send(hello_reply(), text_reply(b'{"stopping":true}'))
         time.sleep(0.3)
         ended.append(time.monotonic())
 
@@ -154,6 +154,8 @@ def stop_waits_for_the_end(world):
 @check
 def stop_refused(world):
     expect_failure(world.run("stop", script=replying(STOP, refused(1, b"only its owner may stop it"))), b"only its owner")
+    expect_failure(world.run("stop", script=replying(STOP, text_reply(b'{"error":"only root may"}'))), b"only root may")
+    expect_failure(world.run("stop", script=replying(STOP, text_reply(b"yes"))), b"no JSON object")
 
 
 @check
