@@ -14,19 +14,17 @@ base_name(const char *path)
 	return slash == NULL ? path : slash + 1;
 }
 
-/* "/dev/fd/7": what the kernel puts into AT_EXECFN for fexecve(); the number is no name. */
+/* "/dev/fd/7", which the kernel puts into AT_EXECFN for fexecve(), or "/proc/self/fd/7": the number is no name. */
 static bool
 is_descriptor_path(const char *path)
 {
-	static const char *const folders[] = { "/dev/fd/", "/proc/self/fd/" };
-	size_t i, len;
+	static const char folder[] = "/fd/";
+	const size_t folder_len = sizeof folder - 1;
+	const char *name = base_name(path);
+	size_t digits = strspn(name, "0123456789");
 
-	for (i = 0; i < sizeof folders / sizeof folders[0]; i++) {
-		len = strlen(folders[i]);
-		if (strncmp(path, folders[i], len) == 0 && strchr(path + len, '/') == NULL)
-			return true;
-	}
-	return false;
+	return digits > 0 && name[digits] == '\0' && (size_t)(name - path) >= folder_len &&
+	       memcmp(name - folder_len, folder, folder_len) == 0;
 }
 
 void

@@ -567,14 +567,13 @@ def personality_of_a_script(world):
 @check
 def personality_of_a_descriptor(world):
     env = {"MODALSH_SOCKET": world.socket}
-    for by_path in (False, True):
+    for target in ("fd", "'/proc/self/fd/%d' % fd", "'/proc/%d/fd/%d' % (os.getpid(), fd)", "'/dev/fd/%d' % fd"):
         seen = []
 
         def script(connection):
             seen.append(connection.greet())
             connection.send(*RUNNING, exit_frame(1, 0))
 
-        target = "'/proc/self/fd/%d' % fd" if by_path else "fd"
         code = ("import os, sys\nfd = os.open(sys.argv[1], os.O_RDONLY)\nos.set_inheritable(fd, True)\n"
                 f"os.execve({target}, ['-/usr/bin/dash', '-c', ':'], dict(os.environ))")
         with FakeBroker(world.socket, script):
