@@ -188,7 +188,13 @@ skip_brackets(struct reader *reader)
 	return 0;
 }
 
-/* true, false, numbers, dates. */
+static bool
+is_date(const char *word, size_t len)
+{
+	return isdigit((unsigned char)*word) && len >= 10 && word[4] == '-' && word[7] == '-';
+}
+
+/* true, false, numbers, dates; entry->kind says TOML_OTHER before. */
 static int
 take_bare_value(struct reader *reader, struct toml_entry *entry)
 {
@@ -201,12 +207,11 @@ take_bare_value(struct reader *reader, struct toml_entry *entry)
 	if ((len == 4 && memcmp(word, "true", 4) == 0) || (len == 5 && memcmp(word, "false", 5) == 0)) {
 		entry->kind = TOML_BOOLEAN;
 		entry->boolean = len == 4;
+	} else if (is_date(word, len)) {
+		reader->at += strcspn(reader->at, "\r\n#"); /* the time may stand behind a blank */
 	} else if (strspn(word, "+-.0123456789_eExoabcdefABCDEF") >= len) {
 		entry->kind = TOML_NUMBER;
-	} else if (isdigit((unsigned char)*word) || strspn(word, "+-infa") >= len) {
-		entry->kind = TOML_OTHER;
-		reader->at += strcspn(reader->at, "\r\n#"); /* a date may have a blank before the time */
-	} else {
+	} else if (!isdigit((unsigned char)*word) && strspn(word, "+-infa") < len) {
 		return fail(reader, "a value that is no string (in quotes), true, false or number");
 	}
 	return 0;
