@@ -59,7 +59,7 @@ put_visible(char *line, const char *text)
 		if (byte >= 0x20 && byte < 0x7f)
 			line[len++] = (char)byte;
 		else
-			len += (size_t)sprintf(line + len, "\\x%02x", byte);
+			len += (size_t)snprintf(line + len, sizeof "\\x00", "\\x%02x", byte);
 	}
 	return len;
 }

@@ -128,7 +128,7 @@ notify_supervisor(const char *state)
 
 	if (path == NULL || strlen(path) >= sizeof address.sun_path)
 		return;
-	strcpy(address.sun_path, path);
+	memcpy(address.sun_path, path, strlen(path) + 1);
 	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
 	if (address.sun_path[0] == '@')
 		address.sun_path[0] = '\0';

@@ -76,7 +76,7 @@ message_encode(const char *text)
 		if (ch >= 0x20 && ch < 0x7f && ch != '%')
 			encoded[n++] = (char)ch;
 		else
-			n += (size_t)sprintf(encoded + n, "%%%02X", ch);
+			n += (size_t)snprintf(encoded + n, sizeof "%00", "%%%02X", ch);
 	}
 	return encoded;
 }
