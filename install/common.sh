@@ -79,12 +79,14 @@ build_locked() {
 	fi
 	cd "$build_dir" || return
 	if [ ! -e Makefile ] || [ "$top/configure" -nt config.status ]; then
-		quietly configure "$build_dir/build.log" "$top/configure" "$@"
+		quietly configure "$build_dir/build.log" "$top/configure" "${configure_args[@]}"
 	fi
 	quietly make "$build_dir/build.log" make -j"$(nproc)"
 }
 
-# Builds out of the tree, in $build_dir; arguments are those of configure.  Two builds of one tree wait for each other.
+configure_args=()
+
+# Builds out of the tree, in $build_dir.  Two builds of one tree wait for each other.
 build() {
 	mkdir -p "$build_dir"
 	build_dir=$(cd "$build_dir" && pwd)
@@ -92,7 +94,7 @@ build() {
 	(
 		exec 9<"$top/configure.ac"
 		flock 9
-		build_locked "$@"
+		build_locked
 	)
 }
 
@@ -153,18 +155,27 @@ log_count() {
 	counted="${step_passed:-0} passed, ${step_failed:-0} failed"
 }
 
-# step NAME COMMAND...: its output is kept in a file, and its end shown when the step fails.
+# step NAME COMMAND...: its output is kept in a file, and its end shown when the step fails.  Sets step_ok and returns 0, and
+# must not be part of a condition: that would make `set -e` void inside of it.
 step() {
-	local name=$1 status=0 log=$build_dir/step-${1//[^A-Za-z0-9]/-}.log began_s=$SECONDS
+	local name=$1 status log=$build_dir/step-${1//[^A-Za-z0-9]/-}.log began_s=$SECONDS
 	shift
 	printf '== %s ... ' "$name"
-	("$@") >"$log" 2>&1 </dev/null || status=$?
+	set +e
+	(
+		set -e
+		"$@"
+	) >"$log" 2>&1 </dev/null
+	status=$?
+	set -e
 	log_count "$log" "$status"
 	printf '%s (%s s)\n' "$counted" "$((SECONDS - began_s))"
 	if [ "$status" -ne 0 ] || [ "${counted##*, }" != "0 failed" ]; then
 		printf -- '-- exit code %s; the end of %s:\n' "$status" "$log"
 		grep -v -e '^known gap ' -e '^same  ' -e '^ok ' -e '^PASS: ' "$log" | tail -n "$STEP_TAIL_LINES" || true
-		return 1
+		step_ok=false
+	else
+		step_ok=true
 	fi
 }
 

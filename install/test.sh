@@ -28,8 +28,9 @@ export MODALSH_NO_INSTALL=1
 mkdir -p "$build_dir"
 build_dir=$(cd "$build_dir" && pwd)
 export MODALSH_BUILD_DIR=$build_dir
-if step "build" build; then
-	step "make check" check_run || true
-	step "conformance" "$top/tests/conform/run.sh" || true
+step "build" build
+if $step_ok; then
+	step "make check" check_run
+	step "conformance" "$top/tests/conform/run.sh"
 fi
 steps_end

@@ -158,7 +158,7 @@ loopback_start() {
 # The whole path, once.
 first_command() {
 	local status=0
-	"$dir/bin/sh" -c 'exit 42' >"$dir/first.log" 2>&1 </dev/null || status=$?
+	(cd "${share:-/}" && exec "$dir/bin/sh" -c 'exit 42') >"$dir/first.log" 2>&1 </dev/null || status=$?
 	[ "$status" -eq 42 ] || {
 		cat "$dir/first.log" >&2
 		log_shown_die "the first command ended with $status instead of 42" "$dir/modalsh-broker.log"

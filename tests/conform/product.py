@@ -1,6 +1,7 @@
 """Finds modalsh, or sets it up: the one place that knows how try.sh is called and what it writes."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -67,7 +68,8 @@ def _set_up():
         shutil.rmtree(top, ignore_errors=True)
 
     # try.sh itself tries a command where it was started, and strict_cwd holds for that as well.
-    started = subprocess.run([os.path.abspath(TRY), "--up", up, "--share", share, "--config-extra", config],
+    started = subprocess.run([os.path.abspath(TRY), "--up", up, "--share", share, "--config-extra", config,
+                              *shlex.split(os.environ.get("MODALSH_TRY_ARGS", ""))],
                              check=False, cwd=share, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT)
     if started.returncode != 0:
