@@ -114,10 +114,12 @@ conn_flush(struct conn *conn)
 		ev_io_start(conn->listener->context->loop, &conn->writer);
 }
 
+/* Whatever ended it has been told by the job, which goes on by itself from here on. */
 static void
 conn_end(struct conn *conn)
 {
 	conn->state = CONN_ENDED;
+	conn->job = NULL;
 	ev_timer_stop(conn->listener->context->loop, &conn->start_by);
 	conn_close_fds(conn);
 	conn_flush(conn);
@@ -214,6 +216,11 @@ take_start(struct conn *conn, const struct job_frame *frame)
 	conn->fd_count = 0; /* the job's from here on */
 	if (job_new(listener->context, &start, conn->fds, count, &job_events, conn, &conn->job, &err) < 0) {
 		conn_not_run(conn, err.text);
+		return 0;
+	}
+	if (conn->state == CONN_ENDED) {
+		job_abandon(conn->job); /* it was refused while it was being made */
+		conn->job = NULL;
 		return 0;
 	}
 	listener->accepted++;

@@ -36,6 +36,7 @@ struct channel {
 	uint64_t written;
 	uint64_t acked;
 	uint32_t window;
+	uint32_t growth; /* how much of the window counts against the broker's growth */
 	uint64_t exit_mark; /* what had been received when the command ended */
 	bool eof;
 	bool close_wanted; /* the reader has gone: OUT_CLOSE */
@@ -82,9 +83,9 @@ channel_close_sink(struct channel *channel)
 {
 	sink_free(channel->sink);
 	channel->sink = NULL;
-	if (channel->window > OUT_WINDOW_MIN)
-		channel->job->context->window_growth -= channel->window - OUT_WINDOW_MIN;
-	channel->window = OUT_WINDOW_MIN;
+	/* nothing is queued any more; the guest may still use the window that it was given */
+	channel->job->context->window_growth -= channel->growth;
+	channel->growth = 0;
 }
 
 static void
@@ -177,6 +178,7 @@ channel_next_window(struct channel *channel)
 	    context->window_growth + more > OUT_WINDOW_GROWTH_MAX)
 		return channel->window;
 	context->window_growth += more;
+	channel->growth += more;
 	return channel->window + more;
 }
 

@@ -369,7 +369,10 @@ take_frame(struct lane *lane, const struct job_frame *frame)
 		return job_number_decode(JOB_PONG, frame->body, &token);
 	job = lane_job(lane, frame->job);
 	/* a job that ended here may still have frames under way */
-	return job == NULL ? 0 : job_take_frame(job, frame);
+	if (job == NULL || job_take_frame(job, frame) == 0)
+		return 0;
+	log_warning("lane: frame type %#x of job %" PRIu32 " is not valid now", frame->type, frame->job);
+	return -EBADMSG;
 }
 
 /* Output goes to its job as it arrives, so that a large frame is neither waited for nor copied together. */
@@ -416,8 +419,11 @@ take_bytes(struct lane *lane, const uint8_t *data, size_t len)
 		if (lane->piece_left > 0) {
 			size_t n = rest.len < lane->piece_left ? rest.len : lane->piece_left;
 
-			if (take_piece(lane, rest.data, n) < 0)
+			if (take_piece(lane, rest.data, n) < 0) {
+				log_warning("lane: output of job %" PRIu32 " beyond offset %" PRIu64 " is not valid now",
+					    lane->piece_job, lane->piece_offset);
 				return -EBADMSG;
+			}
 			rest = (struct view){ rest.data + n, rest.len - n };
 			continue;
 		}
