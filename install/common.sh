@@ -32,7 +32,7 @@ quietly() {
 BUILD_PACKAGES=(
 	gcc libc6-dev linux-libc-dev make=make autoconf automake pkg-config=pkg-config musl-tools
 	libcurl4-openssl-dev protobuf-c-compiler libprotobuf-c-dev libcjson-dev libyaml-dev libev-dev libseccomp-dev
-	libnghttp2-dev libssl-dev check bubblewrap=bwrap python3=python3
+	libnghttp2-dev libssl-dev check bubblewrap=bwrap python3
 )
 TEST_PACKAGES=(binutils perl=perl procps strace=strace)
 CI_PACKAGES=(clang=clang shellcheck=shellcheck valgrind=valgrind libc6-dbg xz-utils=xz python3-venv nodejs=node npm=npm)

@@ -25,7 +25,6 @@ share=
 config_extra=
 loopback_args=
 build_wanted=true
-options=$*
 
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -39,6 +38,7 @@ while [ $# -gt 0 ]; do
 	esac
 done
 [ -z "$config_extra" ] || [ -r "$config_extra" ] || die "cannot read $config_extra"
+options="share=$share config-extra=$config_extra loopback-args=$loopback_args"
 
 # ---- starting one program ----
 
@@ -327,7 +327,7 @@ show_all() {
 	show "A death by a signal: the caller sees a process that died of SIGTERM, which a shell shows as 128 + 15." 143 \
 		"*Terminated*" "sh -c 'kill -TERM \$\$'; exit \$?"
 	show "A program without a shell, as whoever looks up \`exec\` on the PATH starts it." 0 "[!/]*" "env exec uname -n"
-	show "Python's subprocess, with the shim as its shell." 0 "*returncode=3*" "python3 -c '
+	show "Python's subprocess, with the shim as its shell." 0 "*returncode=3*" "/usr/bin/python3 -c '
 import subprocess
 done = subprocess.run(\"uname -n; exit 3\", shell=True, executable=\"$dir/bin/sh\", stdout=subprocess.PIPE, text=True)
 print(\"stdout=%r returncode=%d\" % (done.stdout, done.returncode))'"
