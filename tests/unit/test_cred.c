@@ -14,6 +14,8 @@
 #include "shim/broker/cred_toml.h"
 #include "tests/unit/run.h"
 
+enum { NOISE_SEED = 20240607, NOISE_ROUNDS = 50000 };
+
 #define PAIR "token_id = \"ak-file\"\ntoken_secret = \"as-file\"\n"
 
 static char directory[] = "/tmp/test_cred.XXXXXX";
@@ -354,11 +356,11 @@ START_TEST(test_noise)
 	static const char good[] = "[default]\ntoken_id = \"ak-\\u00e9\"\nlist = [1, '''x''', {a = \"b\"}]\n"
 				   "when = 1979-05-27 07:32:00 # x\n[[a.b]]\nc.d = 'e'\n";
 	static const char bytes[] = "\"'[]{}\\#=\n\r .u0\0\xff";
-	uint64_t state = 20240607;
+	uint64_t state = NOISE_SEED;
 	unsigned count = 0;
 
-	printf("seed %d\n", 20240607);
-	for (int round = 0; round < 100000; round++) {
+	printf("seed %d\n", NOISE_SEED);
+	for (int round = 0; round < NOISE_ROUNDS; round++) {
 		size_t len = sizeof good - 1;
 		char *text;
 
@@ -418,14 +420,16 @@ wiped_main(void)
 
 START_TEST(test_the_environment_is_wiped)
 {
-	static char self[] = "/proc/self/exe", role[] = "wiped";
+	static char self[4096], role[] = "wiped";
 	static char secret[] = "MODAL_TOKEN_SECRET=as-wipe-me", id[] = "MODAL_TOKEN_ID=ak-wipe-me";
 	static char kept[] = "KEPT=1", home[] = "HOME=/nonexistent";
 	char *const argv[] = { self, role, NULL };
 	char *const env[] = { secret, home, id, kept, id, NULL };
 	int status = -1;
-	pid_t pid = fork();
+	pid_t pid;
 
+	ck_assert_int_gt(readlink("/proc/self/exe", self, sizeof self - 1), 0);
+	pid = fork();
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
 		execve(self, argv, env);
@@ -492,11 +496,14 @@ END_TEST
 int
 main(int argc, char **argv)
 {
-	Suite *suite = suite_create("cred");
-	TCase *tcase = tcase_create("cred");
+	Suite *suite;
+	TCase *tcase;
 
 	if (argc == 2 && strcmp(argv[1], "wiped") == 0)
 		return wiped_main();
+	suite = suite_create("cred");
+	tcase = tcase_create("cred");
+	tcase_set_timeout(tcase, 60);
 	tcase_add_checked_fixture(tcase, setup, teardown);
 	tcase_add_test(tcase, test_environment_alone);
 	tcase_add_test(tcase, test_file_alone);
