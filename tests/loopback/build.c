@@ -289,10 +289,14 @@ line_do(struct build *b, const char *line)
 		run_start(b, rest);
 		return false;
 	}
+	if (strcmp(word, "WORKDIR") == 0) {
+		workdir_take(b, rest);
+		if (!b->global)
+			run_start(b, "true");   /* which makes the folder */
+		return b->global;
+	}
 	if (strcmp(word, "ENV") == 0)
 		env_take(b, rest);
-	else if (strcmp(word, "WORKDIR") == 0)
-		workdir_take(b, rest);
 	else if (strcmp(word, "ENTRYPOINT") == 0 || strcmp(word, "CMD") == 0)
 		argv_take(b, rest);
 	return true;

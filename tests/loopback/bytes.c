@@ -140,3 +140,46 @@ text_empty(const char *text)
 {
 	return !text || !*text;
 }
+
+/* How many bytes the character at data has: 0 when it is none, > len when it is cut off. */
+static size_t
+character_len(const uint8_t *data, size_t len)
+{
+	size_t want = data[0] < 0x80 ? 1 : data[0] < 0xc2 ? 0 : data[0] < 0xe0 ? 2 :
+		      data[0] < 0xf0 ? 3 : data[0] < 0xf5 ? 4 : 0;
+
+	for (size_t i = 1; i < want && i < len; i++) {
+		if ((data[i] & 0xc0) != 0x80)
+			return 0;
+	}
+	if (len > 1 && ((data[0] == 0xe0 && data[1] < 0xa0) || (data[0] == 0xed && data[1] > 0x9f) ||
+			(data[0] == 0xf0 && data[1] < 0x90) || (data[0] == 0xf4 && data[1] > 0x8f)))
+		return 0;
+	return want;
+}
+
+char *
+text_clean(const uint8_t *data, size_t len, size_t *ret_used)
+{
+	static const char replacement[] = "\xef\xbf\xbd";
+	char *text = mem_new(len * 3 + 1);
+	size_t n = 0, at = 0;
+
+	while (at < len) {
+		size_t want = data[at] ? character_len(data + at, len - at) : 0;
+
+		if (want > len - at && at > 0)
+			break;
+		if (want > 0 && want <= len - at) {
+			memcpy(text + n, data + at, want);
+			n += want;
+			at += want;
+		} else {
+			memcpy(text + n, replacement, 3);
+			n += 3;
+			at++;
+		}
+	}
+	*ret_used = at;
+	return text;
+}

@@ -14,6 +14,8 @@
 #include "tests/loopback/tree.h"
 #include "tests/loopback/world.h"
 
+static const double task_id_wait_s = 0.5;
+
 enum {
 	TIMEOUT_DEFAULT_S = 300, TIMEOUT_MAX_S = 86400, TERMINATED_EXIT_CODE = 137, LIST_PAGE_MAX = 50,
 	CLIENT_PYTHON = 1
@@ -560,7 +562,7 @@ sandbox_get_task_id(struct call *c, const void *request)
 	struct sandbox *s = sandbox_get(c, q->sandbox_id);
 
 	if (s)
-		wait_start(c, s, (double)q->timeout, task_id_go);
+		wait_start(c, s, q->timeout > 0 ? (double)q->timeout : task_id_wait_s, task_id_go);
 }
 
 static void

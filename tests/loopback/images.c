@@ -158,22 +158,21 @@ join_over(struct call *c, void *state)
 }
 
 static void
-join_send(struct join *j, const uint8_t *data, size_t len)
+join_send(struct join *j, char *text)
 {
 	Modal__Client__ImageJoinStreamingResponse response =
 		MODAL__CLIENT__IMAGE_JOIN_STREAMING_RESPONSE__INIT;
 	Modal__Client__TaskLogs logs = MODAL__CLIENT__TASK_LOGS__INIT;
 	Modal__Client__TaskLogs *list[] = { &logs };
-	char *entry = text_format("%llu", (unsigned long long)(j->reader.offset + len));
+	char *entry = text_format("%llu", (unsigned long long)j->reader.offset);
 
-	logs.data = text_format("%.*s", (int)len, (const char *)data);
+	logs.data = text;
 	logs.has_file_descriptor = 1;
 	logs.file_descriptor = MODAL__CLIENT__FILE_DESCRIPTOR__FILE_DESCRIPTOR_STDOUT;
 	response.entry_id = entry;
 	response.n_task_logs = 1;
 	response.task_logs = list;
 	rpc_send(j->c, &response.base);
-	free(logs.data);
 	free(entry);
 }
 
@@ -181,13 +180,14 @@ static void
 join_log(struct join *j)
 {
 	const uint8_t *data;
-	size_t len;
+	size_t len, used;
 
 	while ((len = outlog_run(&j->reader, &data)) > 0) {
-		if (len > LOG_TEXT_LEN)
-			len = LOG_TEXT_LEN;
-		join_send(j, data, len);
-		outlog_advance(&j->reader, len);
+		char *text = text_clean(data, len < LOG_TEXT_LEN ? len : LOG_TEXT_LEN, &used);
+
+		outlog_advance(&j->reader, used);
+		join_send(j, text);
+		free(text);
 	}
 }
 

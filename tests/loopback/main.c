@@ -1,5 +1,4 @@
 /* modalsh-loopback -- Modal's API on 127.0.0.1, for trying and testing. */
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -355,7 +354,8 @@ static int
 serve(struct options *o)
 {
 	static const struct rpc_method *const tables[] = {
-		account_methods, image_methods, control_methods, router_methods, task_methods, NULL,
+		account_methods, image_methods, control_methods, router_methods, entry_methods,
+		task_methods, NULL,
 	};
 	struct world world = { 0 };
 	struct rpc_server rpc = { .tables = tables, .admit = control_admit, .world = &world };

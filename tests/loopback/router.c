@@ -38,7 +38,7 @@ struct exec_call {
 /* -- who may call */
 
 struct sandbox *
-router_admit(struct call *c, const char *task_id)
+router_admit_any(struct call *c, const char *task_id)
 {
 	struct world *world = rpc_world(c);
 	const char *header = rpc_header(c, "authorization");
@@ -52,13 +52,22 @@ router_admit(struct call *c, const char *task_id)
 		return NULL;
 	}
 	s = sandbox_find_task(&world->host, task_id);
-	if (!s || s->over || !sandbox_accepts(s)) {
-		rpc_end(c, STATUS_NOT_FOUND, "task %s has finished", task_id);
-		return NULL;
-	}
-	if (world->jwt_cut_streams)
+	if (!s)
+		rpc_end(c, STATUS_NOT_FOUND, "no task %s", task_id);
+	else if (world->jwt_cut_streams)
 		rpc_cut_off(c, left_s, STATUS_UNAUTHENTICATED, "token has expired");
 	return s;
+}
+
+struct sandbox *
+router_admit(struct call *c, const char *task_id)
+{
+	struct sandbox *s = router_admit_any(c, task_id);
+
+	if (!s || sandbox_accepts(s))
+		return s;
+	rpc_end(c, STATUS_NOT_FOUND, "task %s has finished", task_id);
+	return NULL;
 }
 
 /* -- calls about an exec */

@@ -13,6 +13,7 @@
 enum {
 	PREFIX_LEN = 5,
 	MESSAGE_LEN_MAX = 104857600,            /* what Modal's own JS and Go clients set */
+	OUT_LEN_MAX = 1024 * 1024,              /* queued messages of one call */
 	PUMP_HEADER_LEN_MAX = PREFIX_LEN + 1 + 10,
 	FIELD_1_BYTES = (1 << 3) | 2
 };
@@ -35,6 +36,7 @@ struct call {
 	bool current, request_ended, taking;
 	void (*on_half_close)(struct call *c);
 	struct bytes out;
+	void (*on_may_send)(struct call *c);
 	struct pump pump;
 	bool responded;                         /* the response headers are out */
 	bool ended;
@@ -153,6 +155,18 @@ rpc_send(struct call *c, const ProtobufCMessage *message)
 	call_respond(c);
 }
 
+bool
+rpc_may_send(const struct call *c)
+{
+	return c->out.len < OUT_LEN_MAX;
+}
+
+void
+rpc_on_may_send(struct call *c, void (*on_may_send)(struct call *c))
+{
+	c->on_may_send = on_may_send;
+}
+
 void
 rpc_reply(struct call *c, const ProtobufCMessage *message)
 {
@@ -257,6 +271,8 @@ call_body_take(void *user, uint8_t *to, size_t len)
 	if (c->out.len > 0) {
 		memcpy(to, bytes_front(&c->out), len);
 		bytes_drop(&c->out, len);
+		if (c->out.len == 0 && c->on_may_send && !c->ended)
+			c->on_may_send(c);
 		return;
 	}
 	pump_take(&c->pump, to, len);

@@ -78,6 +78,9 @@ void *rpc_state(const struct call *c);
 void rpc_reply(struct call *c, const ProtobufCMessage *message);
 /* Sends one of many. */
 void rpc_send(struct call *c, const ProtobufCMessage *message);
+/* Not too much is waiting to be sent; otherwise on_may_send is called when that has changed. */
+bool rpc_may_send(const struct call *c);
+void rpc_on_may_send(struct call *c, void (*on_may_send)(struct call *c));
 /* Ends the call after what was sent.  The call must not be used afterwards. */
 void rpc_end(struct call *c, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* As rpc_end(), for a stream that cannot be completed even in the middle of a message. */

@@ -21,7 +21,6 @@ struct job {
 	struct call *c;                 /* NULL when the call is over */
 	struct sandbox *s;
 	struct image *image;            /* being made */
-	ProtobufCMessage *response;
 };
 
 static void
