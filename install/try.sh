@@ -232,7 +232,7 @@ sandbox_is_left() {
 	[ -n "$1" ] && [ -r "$dir/modalsh-loopback.pid" ] && read -r pid start <"$dir/modalsh-loopback.pid" || return 1
 	process_is_alive "$pid" "$start" || return 1
 	while read -r pid _; do
-		tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q -F -e "$1" && return 0
+		{ tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q -F -e "$1" && return 0
 	done < <(process_descendants "$pid")
 	return 1
 }
