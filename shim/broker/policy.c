@@ -109,25 +109,31 @@ has_reason(const struct config *config, const char *entry)
 	return false;
 }
 
+/* Whether an entry is this very name and has its reason. */
+static bool
+has_exception(const struct config *config, const char *name, size_t len)
+{
+	for (size_t i = 0; i < config->env_passthrough.count; i++) {
+		const char *entry = config->env_passthrough.items[i];
+
+		if (strlen(entry) == len && memcmp(entry, name, len) == 0 && has_reason(config, entry))
+			return true;
+	}
+	return false;
+}
+
 bool
 policy_env_crosses(const struct config *config, const char *name, size_t len)
 {
 	const struct config_list *allowed = &config->env_passthrough;
-	bool secret;
+	bool listed = false;
 
-	if (len == 0 || allowed->count == 0 || any_matches(never_patterns, name, len))
+	for (size_t i = 0; len > 0 && i < allowed->count && !listed; i++)
+		listed = glob_matches(allowed->items[i], name, len, false);
+	/* few are listed, so the long lists are walked for those alone */
+	if (!listed || any_matches(never_patterns, name, len))
 		return false;
-	secret = any_matches(secret_patterns, name, len);
-	for (size_t i = 0; i < allowed->count; i++) {
-		const char *entry = allowed->items[i];
-
-		if (secret && strlen(entry) == len && memcmp(entry, name, len) == 0 &&
-		    has_reason(config, entry))
-			return true;
-		if (!secret && glob_matches(entry, name, len, false))
-			return true;
-	}
-	return false;
+	return !any_matches(secret_patterns, name, len) || has_exception(config, name, len);
 }
 
 char **
