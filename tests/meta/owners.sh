@@ -8,7 +8,7 @@ cd "${1:-$here/../..}"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-find shim proto install tests -name '*.[ch]' | LC_ALL=C sort >"$work/files"
+find shim proto install tests -name '*.[ch]' ! -name '*.pb-c.[ch]' | LC_ALL=C sort >"$work/files"
 [ -s "$work/files" ] || { echo "no source file found"; exit 1; }
 xargs perl "$here/code.pl" <"$work/files" >"$work/code"
 xargs grep -HnE '^[[:space:]]*#[[:space:]]*include' <"$work/files" >"$work/includes"

@@ -49,7 +49,7 @@ PLANTED_VARIABLE=$PLANTED sh -c 'sleep 1; env; cat /proc/*/environ /proc/*/cmdli
 command=$!
 sleep 0.5
 lines_of_proc cmdline >"$evidence/arguments"
-wait "$command"
+wait "$command" || true # processes of the sandbox may end while they are looked at
 clean "remote environment"
 clean "arguments"
 
@@ -79,7 +79,7 @@ config_with "$work/wrong.yaml" socket "$work/wrong.sock" session "$PLANTED-4"
 # a token of which one half is right must not be shown when it is refused
 MODAL_TOKEN_ID=${MODAL_TOKEN_ID%?} broker_start wrong "$work/wrong.yaml"
 MODALSH_SOCKET=$work/wrong.sock sh -c true >"$evidence/errors/refused" 2>&1 || true
-printf '[default]\ntoken_id = "%s"\ntoken_secret = "%s\n' "$MODAL_TOKEN_ID" "$MODAL_TOKEN_SECRET" >"$work/broken.toml"
+(umask 077 && printf '[default]\ntoken_id = "%s"\ntoken_secret = "%s\n' "$MODAL_TOKEN_ID" "$MODAL_TOKEN_SECRET" >"$work/broken.toml")
 (
 	unset MODAL_TOKEN_ID MODAL_TOKEN_SECRET
 	MODAL_CONFIG_PATH=$work/broken.toml "$build_dir/modalsh-broker" --config "$work/wrong.yaml" --foreground \
