@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Speaks the lane's protocol (proto/PROTOCOL.md section 4) to a real modalsh-guest.
 
-usage: guest_drive.py PATH-TO-MODALSH-GUEST [NAME...]     prints ok / not ok lines and "N passed, N failed"
+usage: guest_drive.py [PATH-TO-MODALSH-GUEST [NAME...]], by default that of MODALSH_BUILD_DIR; prints ok / not ok lines and "N passed, N failed"
 """
 import glob
 import fcntl
@@ -1315,7 +1315,8 @@ def start_is_quick(g):
 
 
 def main():
-    binary, names = sys.argv[1], sys.argv[2:]
+    binary = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.environ["MODALSH_BUILD_DIR"], "modalsh-guest")
+    names = sys.argv[2:]
     passed = failed = 0
     for function in TESTS:
         if names and function.__name__ not in names:
