@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,14 +35,14 @@ _Noreturn void
 wstat_die(const struct wstat *wstat)
 {
 	const struct rlimit no_core = { 0, 0 };
-	sigset_t set;
+	uint64_t bit;
 
 	if (wstat->kind == WSTAT_SIGNALED) {
 		setrlimit(RLIMIT_CORE, &no_core);
 		signal(wstat->value, SIG_DFL);
-		sigemptyset(&set);
-		sigaddset(&set, wstat->value);
-		sigprocmask(SIG_UNBLOCK, &set, NULL);
+		/* the call itself: libc's would refuse the signals that it keeps for its threads */
+		bit = (uint64_t)1 << (wstat->value - 1);
+		syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &bit, NULL, sizeof bit);
 		kill(getpid(), wstat->value);
 		/* a signal whose default is to be ignored or to stop us: say it as a shell would */
 		_exit(SIGNAL_EXIT_BASE + wstat->value);
