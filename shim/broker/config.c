@@ -21,7 +21,7 @@ node_cleanup(cJSON **node)
 	cJSON_Delete(*node);
 }
 
-/* ---- the three sources: file, environment, defaults ----------------------------------------------------------- */
+/* ---- the three sources: file, environment, defaults ------------------------------------------ */
 
 static int
 unknown_key(const char *section, const char *name, struct err *err)
@@ -29,13 +29,14 @@ unknown_key(const char *section, const char *name, struct err *err)
 	const struct config_key *meant = config_key_suggest(section, name);
 
 	if (meant != NULL)
-		return err_set(err, EINVAL, "%s.%.60s: unknown key: did you mean %s.%s?", section, name,
-			       meant->section, meant->name);
+		return err_set(err, EINVAL, "%s.%.60s: unknown key: did you mean %s.%s?", section,
+			       name, meant->section, meant->name);
 	return err_set(err, EINVAL, "%s.%.60s: unknown key: take it out", section, name);
 }
 
 static int
-read_section(const cJSON *root, const char *section, struct config *config, bool *seen, struct err *err)
+read_section(const cJSON *root, const char *section, struct config *config, bool *seen,
+	     struct err *err)
 {
 	const cJSON *map = cJSON_GetObjectItemCaseSensitive(root, section);
 	const struct config_key *key;
@@ -45,14 +46,16 @@ read_section(const cJSON *root, const char *section, struct config *config, bool
 	if (map == NULL)
 		return 0;
 	if (!cJSON_IsObject(map))
-		return err_set(err, EINVAL, "%s: is %s: write its keys below it", section, config_type_name(map));
+		return err_set(err, EINVAL, "%s: is %s: write its keys below it", section,
+			       config_type_name(map));
 	cJSON_ArrayForEach (value, map) {
 		index = config_key_find(section, value->string);
 		key = config_key_at(index);
 		if (key == NULL)
 			return unknown_key(section, value->string, err);
 		if (cJSON_IsNull(value) && key->kind != KIND_UNUSED)
-			return err_set(err, EINVAL, "%s.%s: has no value: write one or take the key out",
+			return err_set(err, EINVAL,
+				       "%s.%s: has no value: write one or take the key out",
 				       section, value->string);
 		if (config_key_store(key, value, config, err) < 0)
 			return err_wrap(err, "%s.%s", section, value->string);
@@ -73,7 +76,8 @@ value_from_text(const struct config_key *key, const char *text)
 }
 
 static int
-store_from_text(const struct config_key *key, const char *text, struct config *config, struct err *err)
+store_from_text(const struct config_key *key, const char *text, struct config *config,
+		struct err *err)
 {
 	cleanup_node cJSON *value = value_from_text(key, text);
 
@@ -93,7 +97,8 @@ read_variables(struct config *config, bool *seen, struct err *err)
 
 		if (text == NULL || *text == '\0')
 			continue;
-		/* a backend that contradicts the file is refused: somebody expects commands elsewhere */
+		/* a backend that contradicts the file is refused: somebody expects commands
+		 * elsewhere */
 		if (seen[i] && key->check != value_check_backend)
 			continue;
 		if (store_from_text(key, text, config, err) < 0)
@@ -113,8 +118,8 @@ read_fallbacks(struct config *config, const bool *seen, struct err *err)
 		if (seen[i])
 			continue;
 		if (key->missing != NULL)
-			return err_set(err, EINVAL, "%s.%s: is missing: %s", key->section, key->name,
-				       key->missing);
+			return err_set(err, EINVAL, "%s.%s: is missing: %s", key->section,
+				       key->name, key->missing);
 		if (key->fallback == NULL)
 			continue;
 		if (store_from_text(key, key->fallback, config, err) < 0)
@@ -132,7 +137,8 @@ read_tree(const cJSON *root, struct config *config, struct err *err)
 	if (cJSON_IsNull(root))
 		return err_set(err, EINVAL, "is empty: write a terminal: block");
 	if (!cJSON_IsObject(root))
-		return err_set(err, EINVAL, "is %s: write a terminal: block", config_type_name(root));
+		return err_set(err, EINVAL, "is %s: write a terminal: block",
+			       config_type_name(root));
 	r = read_section(root, "terminal", config, seen, err);
 	if (r == 0)
 		r = read_section(root, "modalsh", config, seen, err);
@@ -176,7 +182,7 @@ config_parse(const char *text, size_t len, const char *name, struct config *ret,
 	return 0;
 }
 
-/* ---- the file ----------------------------------------------------------------------------------------------- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 static int
 open_config(const char *path, int *ret_fd, struct err *err)
@@ -236,7 +242,7 @@ config_load(const char *path, struct config *ret, struct err *err)
 	return r;
 }
 
-/* ---- the rest ----------------------------------------------------------------------------------------------- */
+/* ---- the rest -------------------------------------------------------------------------------- */
 
 static void
 list_release(struct config_list *list)

@@ -1,5 +1,6 @@
-/* config.h -- the broker's configuration: one file (YAML or JSON) read into one tree and checked against one table of
- * keys.  An unknown key or a bad value is an error that names the key's path; nothing is guessed. */
+/* config.h -- the broker's configuration: one file (YAML or JSON) read into one tree and checked
+ * against one table of keys. An unknown key or a bad value is an error that names the key's
+ * path; nothing is guessed. */
 #ifndef SHIM_BROKER_CONFIG_H
 #define SHIM_BROKER_CONFIG_H
 
@@ -35,7 +36,7 @@ struct config {
 	uint32_t memory_mib;	  /* terminal.container_memory; 0 = Modal's default */
 	bool persistent;	  /* terminal.container_persistent */
 	uint32_t command_timeout_s; /* modalsh.command_timeout; 0 = none */
-	struct config_list env_passthrough; /* terminal.env_passthrough: names and globs that cross */
+	struct config_list env_passthrough; /* names and globs of variables that cross */
 
 	/* modalsh: */
 	char *app;		     /* app name */
@@ -64,17 +65,19 @@ struct config {
 	struct config_list ignored; /* "key: reason" of what was set without effect */
 };
 
-/* Reads and checks the file.  Returns 0 with *ret filled (free with config_release), or a negative errno with *err set:
- * file, key path, what is wrong, what to do. */
+/* Reads and checks the file. Returns 0 with *ret filled (free with config_release), or a
+ * negative errno with *err set: file, key path, what is wrong, what to do. */
 int config_load(const char *path, struct config *ret, struct err *err);
 
 /* The same for text in memory; `name` stands for the file in messages. */
-int config_parse(const char *text, size_t len, const char *name, struct config *ret, struct err *err);
+int config_parse(const char *text, size_t len, const char *name, struct config *ret,
+		 struct err *err);
 
 /* Frees what it holds; a zeroed configuration is fine. */
 void config_release(struct config *config);
 
-/* Every key that is accepted but has no effect here and was set in the file, one line each (key and reason), to `out`. */
+/* Every key that is accepted but has no effect here and was set in the file, one line each (key
+ * and reason), to `out`. */
 void config_print_ignored(const struct config *config, FILE *out);
 
 #endif

@@ -44,8 +44,8 @@ static const struct config_key keys[] = {
 	  .variable = "TERMINAL_CONTAINER_CPU", .min = 0.001, .max = 1024 },
 	{ TERMINAL = "container_memory", .kind = KIND_WHOLE, FIELD(memory_mib),
 	  .variable = "TERMINAL_CONTAINER_MEMORY", .min = 1, .max = 16 * 1024 * 1024 },
-	{ TERMINAL = "container_persistent", .kind = KIND_BOOL, FIELD(persistent), .fallback = "true",
-	  .variable = "TERMINAL_CONTAINER_PERSISTENT" },
+	{ TERMINAL = "container_persistent", .kind = KIND_BOOL, FIELD(persistent),
+	  .fallback = "true", .variable = "TERMINAL_CONTAINER_PERSISTENT" },
 	{ TERMINAL = "env_passthrough", .kind = KIND_LIST, FIELD(env_passthrough),
 	  .check = value_check_variable },
 	{ TERMINAL = "file_sync_enabled", .kind = KIND_OFF },
@@ -94,7 +94,8 @@ static const struct config_key keys[] = {
 	  .check = value_check_environment },
 	{ MODALSH = "session", .kind = KIND_TEXT, FIELD(session), .fallback = "default",
 	  .check = value_check_session },
-	{ MODALSH = "api", .kind = KIND_CHOICE, FIELD(api), .fallback = "v2", .choices = api_choices },
+	{ MODALSH = "api", .kind = KIND_CHOICE, FIELD(api), .fallback = "v2",
+	  .choices = api_choices },
 	{ MODALSH = "network", .kind = KIND_CHOICE, FIELD(network), .fallback = "blocked",
 	  .choices = network_choices },
 	{ MODALSH = "lifetime", .kind = KIND_SECONDS, FIELD(lifetime_s), .fallback = "12h",
@@ -103,11 +104,12 @@ static const struct config_key keys[] = {
 	  .min = SECOND_MS, .max = 24 * HOUR_MS },
 	{ MODALSH = "lease", .kind = KIND_MILLISECONDS, FIELD(lease_ms), .fallback = "60s",
 	  .min = 3 * SECOND_MS, .max = HOUR_MS },
-	{ MODALSH = "command_timeout", .kind = KIND_SECONDS, FIELD(command_timeout_s), .fallback = "0",
-	  .min = 0, .max = 24 * HOUR_MS },
+	{ MODALSH = "command_timeout", .kind = KIND_SECONDS, FIELD(command_timeout_s),
+	  .fallback = "0", .min = 0, .max = 24 * HOUR_MS },
 	{ MODALSH = "strict_cwd", .kind = KIND_BOOL, FIELD(strict_cwd), .fallback = "false" },
 	{ MODALSH = "start_early", .kind = KIND_BOOL, FIELD(start_early), .fallback = "true" },
-	{ MODALSH = "pipelined_start", .kind = KIND_BOOL, FIELD(pipelined_start), .fallback = "false" },
+	{ MODALSH = "pipelined_start", .kind = KIND_BOOL, FIELD(pipelined_start),
+	  .fallback = "false" },
 	{ MODALSH = "env_base", .kind = KIND_CHOICE, FIELD(env_base), .fallback = "image",
 	  .choices = env_base_choices },
 	{ MODALSH = "env_reasons", .kind = KIND_REASONS },
@@ -115,7 +117,8 @@ static const struct config_key keys[] = {
 	  .check = value_check_program },
 	{ MODALSH = "socket", .kind = KIND_TEXT, FIELD(socket), .fallback = MODALSH_SOCKET_DEFAULT,
 	  .check = value_check_socket },
-	{ MODALSH = "allow_users", .kind = KIND_LIST, FIELD(allow_users), .check = value_check_user },
+	{ MODALSH = "allow_users", .kind = KIND_LIST, FIELD(allow_users),
+	  .check = value_check_user },
 	{ MODALSH = "guest", .kind = KIND_TEXT, FIELD(guest), .fallback = MODALSH_GUEST_DEFAULT,
 	  .check = value_check_path },
 	{ MODALSH = "server_url", .kind = KIND_TEXT, FIELD(server_url), .check = value_check_url },
@@ -140,7 +143,8 @@ config_key_find(const char *section, const char *name)
 {
 	size_t i = 0;
 
-	while (i < KEY_COUNT && (strcmp(keys[i].section, section) != 0 || strcmp(keys[i].name, name) != 0))
+	while (i < KEY_COUNT &&
+	       (strcmp(keys[i].section, section) != 0 || strcmp(keys[i].name, name) != 0))
 		i++;
 	return i;
 }

@@ -1,4 +1,5 @@
-/* config_key.h -- the table of keys: all that a configuration may say, where it is kept, and what an absent key means. */
+/* config_key.h -- the table of keys: all that a configuration may say, where it is kept, and
+ * what an absent key means. */
 #ifndef SHIM_BROKER_CONFIG_KEY_H
 #define SHIM_BROKER_CONFIG_KEY_H
 

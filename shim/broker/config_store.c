@@ -12,7 +12,8 @@ enum { LIST_COUNT_MAX = 1024 };
 #define SECOND_MS 1000.0
 #define HOUR_MS (3600 * SECOND_MS)
 
-static_assert(sizeof(enum config_api) == sizeof(int) && sizeof(enum config_network) == sizeof(int) &&
+static_assert(sizeof(enum config_api) == sizeof(int) &&
+		      sizeof(enum config_network) == sizeof(int) &&
 		      sizeof(enum config_env_base) == sizeof(int),
 	      "choices are stored as int");
 
@@ -49,7 +50,8 @@ take_text(const cJSON *value, const char **ret, struct err *err)
 		*ret = value->valuestring;
 		return 0;
 	}
-	return wrong_type(value, cJSON_IsNumber(value) || cJSON_IsBool(value) ? "it in quotes" : "text", err);
+	return wrong_type(
+		value, cJSON_IsNumber(value) || cJSON_IsBool(value) ? "it in quotes" : "text", err);
 }
 
 static int
@@ -89,8 +91,8 @@ store_choice(const struct config_key *key, const cJSON *value, void *field, stru
 			memcpy(field, &i, sizeof i);
 			return 0;
 		}
-		snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i > 0 ? " or " : "",
-			 key->choices[i]);
+		snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s",
+			 i > 0 ? " or " : "", key->choices[i]);
 	}
 	return err_set(err, EINVAL, "\"%.80s\" is unknown: write %s", text, known);
 }
@@ -117,11 +119,12 @@ take_number(const struct config_key *key, const cJSON *value, double *ret, struc
 	if (!cJSON_IsNumber(value))
 		return wrong_type(value, "a number, without quotes", err);
 	if (number <= 0)
-		return err_set(err, EINVAL, "%g is not greater than 0: write what the sandbox shall have",
+		return err_set(err, EINVAL,
+			       "%g is not greater than 0: write what the sandbox shall have",
 			       number);
 	if (number < key->min || number > key->max)
-		return err_set(err, EINVAL, "%g is out of range: write %g to %.0f", number, key->min,
-			       key->max);
+		return err_set(err, EINVAL, "%g is out of range: write %g to %.0f", number,
+			       key->min, key->max);
 	*ret = number;
 	return 0;
 }
@@ -191,7 +194,8 @@ store_duration(const struct config_key *key, const cJSON *value, uint32_t *field
 		return err_set(err, EINVAL, "is out of range: write %s to %s",
 			       show_duration(key->min, least), show_duration(key->max, most));
 	if (key->kind == KIND_SECONDS && ms % 1000 != 0)
-		return err_set(err, EINVAL, "is not a whole number of seconds: Modal counts in those");
+		return err_set(err, EINVAL,
+			       "is not a whole number of seconds: Modal counts in those");
 	*field = (uint32_t)(key->kind == KIND_SECONDS ? ms / 1000 : ms);
 	return 0;
 }
@@ -216,7 +220,8 @@ list_add(struct config_list *list, char *item)
 }
 
 static int
-store_item(const struct config_key *key, const cJSON *item, struct config_list *list, struct err *err)
+store_item(const struct config_key *key, const cJSON *item, struct config_list *list,
+	   struct err *err)
 {
 	char digits[32];
 	const char *text = digits;
@@ -236,7 +241,8 @@ store_item(const struct config_key *key, const cJSON *item, struct config_list *
 }
 
 static int
-store_list(const struct config_key *key, const cJSON *value, struct config_list *list, struct err *err)
+store_list(const struct config_key *key, const cJSON *value, struct config_list *list,
+	   struct err *err)
 {
 	const cJSON *item;
 	unsigned index = 0;
@@ -264,7 +270,8 @@ store_reason(const cJSON *item, struct config_reason *ret, struct err *err)
 	if (r < 0)
 		return err_wrap(err, "\"%.80s\"", item->string);
 	if (text[strspn(text, " \t\r\n")] == '\0')
-		return err_set(err, EINVAL, "\"%.80s\" is empty: write why it may cross", item->string);
+		return err_set(err, EINVAL, "\"%.80s\" is empty: write why it may cross",
+			       item->string);
 	ret->entry = strdup(item->string);
 	ret->text = strdup(text);
 	return ret->entry != NULL && ret->text != NULL ? 0 : no_memory(err);
@@ -278,7 +285,8 @@ store_reasons(const cJSON *value, struct config *config, struct err *err)
 
 	if (!cJSON_IsObject(value))
 		return wrong_type(value, "a map of NAME: reason", err);
-	config->env_reasons = calloc((size_t)cJSON_GetArraySize(value) + 1, sizeof *config->env_reasons);
+	config->env_reasons =
+		calloc((size_t)cJSON_GetArraySize(value) + 1, sizeof *config->env_reasons);
 	if (config->env_reasons == NULL)
 		return no_memory(err);
 	cJSON_ArrayForEach (item, value) {
@@ -300,7 +308,8 @@ store_ignored(const struct config_key *key, struct config *config, struct err *e
 }
 
 int
-config_key_store(const struct config_key *key, const cJSON *value, struct config *config, struct err *err)
+config_key_store(const struct config_key *key, const cJSON *value, struct config *config,
+		 struct err *err)
 {
 	void *field = (char *)config + key->field;
 

@@ -283,7 +283,8 @@ build_stream(struct builder *builder, cJSON **ret)
 		if (event.type != YAML_DOCUMENT_START_EVENT)
 			continue;
 		if (root != NULL)
-			return fail_at(builder, &event.start_mark, "a second document: one is read");
+			return fail_at(builder, &event.start_mark,
+				       "a second document: one is read");
 		r = build_next(builder, &root);
 		if (r < 0)
 			return r;

@@ -52,11 +52,12 @@ static int
 check_name(const char *text, size_t len_max, struct err *err)
 {
 	if (*text == '\0' || strlen(text) > len_max)
-		return err_set(err, EINVAL, SHOWN " has not 1 to %zu characters: write another name",
-			       text, len_max);
+		return err_set(err, EINVAL,
+			       SHOWN " has not 1 to %zu characters: write another name", text,
+			       len_max);
 	if (!made_of(text, ALNUM "-_."))
-		return err_set(err, EINVAL, SHOWN " is not a name: use letters, digits, '-', '_', '.'",
-			       text);
+		return err_set(err, EINVAL,
+			       SHOWN " is not a name: use letters, digits, '-', '_', '.'", text);
 	return 0;
 }
 
@@ -67,7 +68,8 @@ value_check_app(const char *text, struct err *err)
 
 	if (r < 0)
 		return r;
-	if (strncmp(text, "ap-", 3) == 0 && strlen(text + 3) == APP_ID_LEN && made_of(text + 3, ALNUM))
+	if (strncmp(text, "ap-", 3) == 0 && strlen(text + 3) == APP_ID_LEN &&
+	    made_of(text + 3, ALNUM))
 		return err_set(err, EINVAL, SHOWN " is an app's id: write its name", text);
 	return 0;
 }
@@ -108,7 +110,8 @@ image_separator_fine(const char *text, size_t len)
 	return len == 1 || (len == 2 && text[0] == '_' && text[1] == '_');
 }
 
-/* Components of lower-case letters and digits with separators between them; returns what follows. */
+/* Components of lower-case letters and digits with separators between them; returns what
+ * follows. */
 static const char *
 skip_image_path(const char *text)
 {
@@ -170,7 +173,8 @@ value_check_image(const char *text, struct err *err)
 	if (strlen(text) <= IMAGE_LEN_MAX && image_fine(text))
 		return 0;
 	return err_set(err, EINVAL,
-		       SHOWN " is no image: write a reference such as python:3.11-slim, or an im-... id",
+		       SHOWN
+		       " is no image: write a reference such as python:3.11-slim, or an im-... id",
 		       text);
 }
 
@@ -197,7 +201,8 @@ value_check_socket(const char *text, struct err *err)
 		return r;
 	if (strlen(text) > len_max)
 		return err_set(err, EINVAL,
-			       SHOWN " is too long for a socket: %zu characters at most", text, len_max);
+			       SHOWN " is too long for a socket: %zu characters at most", text,
+			       len_max);
 	return 0;
 }
 
@@ -206,7 +211,8 @@ value_check_program(const char *text, struct err *err)
 {
 	if (*text == '\0' || strlen(text) >= PROGRAM_LEN_MAX || has_control(text) ||
 	    (*text != '/' && strchr(text, '/') != NULL))
-		return err_set(err, EINVAL, SHOWN " is no program: write a name or a full path", text);
+		return err_set(err, EINVAL, SHOWN " is no program: write a name or a full path",
+			       text);
 	return 0;
 }
 
@@ -261,13 +267,15 @@ value_check_url(const char *text, struct err *err)
 	if (!secure && strncasecmp(text, "http://", 7) != 0)
 		return err_set(err, EINVAL, SHOWN " is no URL: begin with https://", text);
 	if (strlen(text) > URL_LEN_MAX || has_control(text) || strpbrk(text, " ,@\"\\") != NULL)
-		return err_set(err, EINVAL, SHOWN " is no URL: write one, without user and spaces", text);
+		return err_set(err, EINVAL, SHOWN " is no URL: write one, without user and spaces",
+			       text);
 	host_len = url_host_len(host);
 	if (host_len == 0 || !url_port_fine(host + host_len))
-		return err_set(err, EINVAL, SHOWN " is no URL: write https://HOST or https://HOST:PORT",
-			       text);
+		return err_set(err, EINVAL,
+			       SHOWN " is no URL: write https://HOST or https://HOST:PORT", text);
 	if (!secure && !is_this_host(host, host_len))
-		return err_set(err, EINVAL, SHOWN " would send the token in the clear: use https://", text);
+		return err_set(err, EINVAL,
+			       SHOWN " would send the token in the clear: use https://", text);
 	return 0;
 }
 
@@ -292,8 +300,8 @@ value_check_variable(const char *text, struct err *err)
 	if (strchr(text, '=') != NULL)
 		return err_set(err, EINVAL, "an entry has a '=': write the name alone");
 	if (strpbrk(text, " []{}\\$\"'") != NULL || isdigit((unsigned char)*text))
-		return err_set(err, EINVAL, SHOWN " is no variable: write a name, or a glob of * and ?",
-			       text);
+		return err_set(err, EINVAL,
+			       SHOWN " is no variable: write a name, or a glob of * and ?", text);
 	return 0;
 }
 
@@ -310,8 +318,8 @@ value_check_backend(const char *text, struct err *err)
 {
 	if (strcmp(text, "modal") == 0)
 		return 0;
-	return err_set(err, EINVAL, SHOWN " is not served here: write modal (nothing runs elsewhere)",
-		       text);
+	return err_set(err, EINVAL,
+		       SHOWN " is not served here: write modal (nothing runs elsewhere)", text);
 }
 
 int
@@ -361,8 +369,9 @@ value_read_cwd(const char *text, char **ret, struct err *err)
 		r = err_set(err, EINVAL, SHOWN " has a \"..\": write the path without", text);
 	else if (*path == '\0' || strcmp(path, "/root") == 0)
 		r = err_set(err, EINVAL,
-			    SHOWN " would mix the work with the system: write a directory of its own,"
-				  " such as /workspace",
+			    SHOWN
+			    " would mix the work with the system: write a directory of its own,"
+			    " such as /workspace",
 			    text);
 	if (r < 0) {
 		free(path);
@@ -396,6 +405,8 @@ value_read_duration(const char *text, uint64_t *ret_ms, struct err *err)
 		}
 	}
 	if (digits >= 1 && text[digits] == '\0')
-		return err_set(err, EINVAL, SHOWN " has no unit: write %.10ss, or m, h, ms", text, text);
-	return err_set(err, EINVAL, SHOWN " is no duration: write a number and ms, s, m or h", text);
+		return err_set(err, EINVAL, SHOWN " has no unit: write %.10ss, or m, h, ms", text,
+			       text);
+	return err_set(err, EINVAL, SHOWN " is no duration: write a number and ms, s, m or h",
+		       text);
 }

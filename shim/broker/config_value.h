@@ -1,5 +1,5 @@
-/* config_value.h -- what a single setting may be.  Pure: every check returns 0, or -EINVAL with *err set to
- * `"value" is wrong so: remedy`, to which the caller adds file and key. */
+/* config_value.h -- what a single setting may be. Pure: every check returns 0, or -EINVAL with
+ * *err set to `"value" is wrong so: remedy`, to which the caller adds file and key. */
 #ifndef SHIM_BROKER_CONFIG_VALUE_H
 #define SHIM_BROKER_CONFIG_VALUE_H
 
@@ -38,8 +38,8 @@ int value_check_log_level(const char *text, struct err *err);
 int value_check_backend(const char *text, struct err *err);
 int value_check_modal_mode(const char *text, struct err *err);
 
-/* A directory in the sandbox, absolute, neither / nor /root, without ".."; *ret is it without doubled and trailing slashes
- * and "." (caller frees). */
+/* A directory in the sandbox, absolute, neither / nor /root, without ".."; *ret is it without
+ * doubled and trailing slashes and "." (caller frees). */
 int value_read_cwd(const char *text, char **ret, struct err *err);
 
 /* A whole number with a unit (ms, s, m, h), or 0. */

@@ -58,7 +58,7 @@ struct token_file {
 	char why_none[SOURCE_LEN_MAX];
 };
 
-/* ---- memory that neither a core file, nor swap, nor a child process sees ------------------------------------ */
+/* ---- memory that neither a core file, nor swap, nor a child process sees --------------------- */
 
 static void *
 secret_alloc(size_t len)
@@ -67,7 +67,8 @@ secret_alloc(size_t len)
 
 	if (memory == MAP_FAILED)
 		return NULL;
-	/* RLIMIT_MEMLOCK may be 0 and old kernels know neither advice: the process is not dumpable anyway */
+	/* RLIMIT_MEMLOCK may be 0 and old kernels know neither advice: the process is not
+	 * dumpable anyway */
 	madvise(memory, len, MADV_DONTDUMP);
 	madvise(memory, len, MADV_WIPEONFORK);
 	mlock(memory, len);
@@ -83,7 +84,7 @@ secret_free(void *memory, size_t len)
 	munmap(memory, len);
 }
 
-/* ---- the environment ---------------------------------------------------------------------------------------- */
+/* ---- the environment ------------------------------------------------------------------------- */
 
 static const char *
 variable(const char *name)
@@ -93,7 +94,8 @@ variable(const char *name)
 	return value != NULL && *value != '\0' ? value : NULL;
 }
 
-/* Overwrites MODAL_TOKEN_* where the kernel put them, which is what /proc/PID/environ shows, and forgets them. */
+/* Overwrites MODAL_TOKEN_* where the kernel put them, which is what /proc/PID/environ shows, and
+ * forgets them. */
 static void
 wipe_environment(void)
 {
@@ -110,7 +112,7 @@ wipe_environment(void)
 	*kept = NULL;
 }
 
-/* ---- the token file ----------------------------------------------------------------------------------------- */
+/* ---- the token file -------------------------------------------------------------------------- */
 
 static struct profile *
 profile_of(struct token_file *file, const struct toml_entry *entry, struct err *err)
@@ -156,8 +158,8 @@ take_setting(struct profile *profile, const struct toml_entry *entry, struct err
 		if (strcmp(entry->key, settings[i].key) != 0)
 			continue;
 		if (*settings[i].field != NULL)
-			return err_set(err, EINVAL, "line %u: %s is there twice in [%.60s]", entry->line,
-				       settings[i].key, profile->name);
+			return err_set(err, EINVAL, "line %u: %s is there twice in [%.60s]",
+				       entry->line, settings[i].key, profile->name);
 		*settings[i].field = entry->text;
 		if (entry->kind != TOML_STRING && profile->unread_key == NULL) {
 			profile->unread_key = settings[i].key;
@@ -175,7 +177,8 @@ take_entry(void *arg, const struct toml_entry *entry, struct err *err)
 	if (entry->table == NULL)
 		return 0;
 	if (*entry->table == '\0')
-		return err_set(err, EINVAL, "line %u: a setting outside of any [profile]", entry->line);
+		return err_set(err, EINVAL, "line %u: a setting outside of any [profile]",
+			       entry->line);
 	profile = profile_of(arg, entry, err);
 	if (profile == NULL)
 		return -EINVAL;
@@ -189,7 +192,8 @@ take_entry(void *arg, const struct toml_entry *entry, struct err *err)
 static int
 find_path(const struct config *config, char path[PATH_LEN_MAX], struct err *err)
 {
-	const char *named = config->token_file != NULL ? config->token_file : variable("MODAL_CONFIG_PATH");
+	const char *named =
+		config->token_file != NULL ? config->token_file : variable("MODAL_CONFIG_PATH");
 	const char *home = variable("HOME");
 	int len;
 
@@ -200,7 +204,9 @@ find_path(const struct config *config, char path[PATH_LEN_MAX], struct err *err)
 	}
 	len = named != NULL ? snprintf(path, PATH_LEN_MAX, "%s", named) :
 			      snprintf(path, PATH_LEN_MAX, "%s/.modal.toml", home);
-	return len < PATH_LEN_MAX ? 0 : err_set(err, ENAMETOOLONG, "the path of the token file is too long");
+	return len < PATH_LEN_MAX
+		       ? 0
+		       : err_set(err, ENAMETOOLONG, "the path of the token file is too long");
 }
 
 /* Others must not be able to read it, nor to have written it. */
@@ -214,11 +220,12 @@ check_owner(int fd, const char *path, struct err *err)
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, EINVAL, "%s: is not a regular file", path);
 	if (st.st_uid != geteuid() && st.st_uid != 0)
-		return err_set(err, EPERM, "%s: belongs to user %u: run chown %u on it", path, st.st_uid,
-			       geteuid());
+		return err_set(err, EPERM, "%s: belongs to user %u: run chown %u on it", path,
+			       st.st_uid, geteuid());
 	if ((st.st_mode & (S_IRWXG | S_IRWXO)) != 0)
 		return err_set(err, EPERM,
-			       "%s: other users may have read the token (mode %04o): run chmod 600 on it",
+			       "%s: other users may have read the token (mode %04o):"
+			       " run chmod 600 on it",
 			       path, st.st_mode & 07777);
 	return 0;
 }
@@ -239,7 +246,8 @@ read_text(int fd, struct token_file *file, size_t *ret_len, struct err *err)
 			break;
 		len += (size_t)got;
 		if (len > FILE_LEN_MAX)
-			return err_set(err, EFBIG, "%s: longer than %d bytes", file->path, FILE_LEN_MAX);
+			return err_set(err, EFBIG, "%s: longer than %d bytes", file->path,
+				       FILE_LEN_MAX);
 	}
 	*ret_len = len;
 	return 0;
@@ -257,7 +265,8 @@ choose_profile(struct token_file *file, struct err *err)
 			continue;
 		if (active != NULL)
 			return err_set(err, EINVAL,
-				       "%s: [%.60s] and [%.60s] are both active: leave one, or set MODAL_PROFILE",
+				       "%s: [%.60s] and [%.60s] are both active: leave one, or set"
+				       " MODAL_PROFILE",
 				       file->path, active->name, file->profiles[i].name);
 		active = &file->profiles[i];
 	}
@@ -268,13 +277,13 @@ choose_profile(struct token_file *file, struct err *err)
 			file->chosen = &file->profiles[i];
 	}
 	if (file->chosen == NULL && wanted != NULL)
-		snprintf(file->why_none, sizeof file->why_none, "has no profile [%.60s] (MODAL_PROFILE)",
-			 wanted);
+		snprintf(file->why_none, sizeof file->why_none,
+			 "has no profile [%.60s] (MODAL_PROFILE)", wanted);
 	else if (file->chosen == NULL)
 		snprintf(file->why_none, sizeof file->why_none, "has no active profile");
 	if (file->chosen != NULL && file->chosen->unread_key != NULL)
-		return err_set(err, EINVAL, "%s: line %u: %s: write it as one string in quotes", file->path,
-			       file->chosen->unread_line, file->chosen->unread_key);
+		return err_set(err, EINVAL, "%s: line %u: %s: write it as one string in quotes",
+			       file->path, file->chosen->unread_line, file->chosen->unread_key);
 	return 0;
 }
 
@@ -304,7 +313,7 @@ read_file(const struct config *config, struct token_file *file, struct err *err)
 	return r < 0 ? err_wrap(err, "%s", file->path) : choose_profile(file, err);
 }
 
-/* ---- putting it together ------------------------------------------------------------------------------------ */
+/* ---- putting it together --------------------------------------------------------------------- */
 
 /* A token becomes the value of a header: printable, without blanks. */
 static int
@@ -314,7 +323,8 @@ keep_token(const char *value, const char *what, char field[TOKEN_LEN_MAX + 1], s
 
 	for (size_t i = 0; i < len; i++) {
 		if (value[i] <= ' ' || value[i] >= 0x7f)
-			return err_set(err, EINVAL, "%s has a blank or a control character: write it again",
+			return err_set(err, EINVAL,
+				       "%s has a blank or a control character: write it again",
 				       what);
 	}
 	if (len > TOKEN_LEN_MAX)
@@ -343,7 +353,8 @@ take_half(const struct token_file *file, const char *key, const char *name, cons
 			       name, file->path, key, file->chosen->name);
 	} else {
 		return err_set(err, ENOENT,
-			       "no Modal token: %s is not set, and %.200s %s: set both halves in one of the two",
+			       "no Modal token: %s is not set, and %.200s %s:"
+			       " set both halves in one of the two",
 			       name, file->path, file->why_none);
 	}
 	return keep_token(value, source, field, err);
@@ -354,8 +365,8 @@ take_token(const struct token_file *file, struct cred *cred, struct err *err)
 {
 	char id_source[SOURCE_LEN_MAX], secret_source[SOURCE_LEN_MAX];
 	const struct profile *chosen = file->chosen;
-	int r = take_half(file, "token_id", "MODAL_TOKEN_ID", chosen != NULL ? chosen->token_id : NULL,
-			  cred->token_id, id_source, err);
+	int r = take_half(file, "token_id", "MODAL_TOKEN_ID",
+			  chosen != NULL ? chosen->token_id : NULL, cred->token_id, id_source, err);
 
 	if (r == 0)
 		r = take_half(file, "token_secret", "MODAL_TOKEN_SECRET",

@@ -5,14 +5,16 @@
 #include "shim/base/err.h"
 #include "shim/broker/config.h"
 
-/* Opaque; the secret lives in pages of its own that are locked where allowed, left out of core dumps and wiped on
- * free. */
+/* Opaque; the secret lives in pages of its own that are locked where allowed, left out of core
+ * dumps and wiped on free. */
 struct cred;
 
-/* Finds the token (fact sheet 1.2-1.4): MODAL_TOKEN_ID and MODAL_TOKEN_SECRET from the environment, per half else the profile
- * (MODAL_PROFILE, the active one, "default") of config->token_file, MODAL_CONFIG_PATH or ~/.modal.toml.  A token file that others
- * can read is refused.  The same file may say server_url and environment.  After reading, MODAL_TOKEN_* are wiped from this process'
- * own environment block.  Returns 0, or negative errno with *err naming every source looked at. */
+/* Finds the token (fact sheet 1.2-1.4): MODAL_TOKEN_ID and MODAL_TOKEN_SECRET from the
+ * environment, per half else the profile (MODAL_PROFILE, the active one, "default") of
+ * config->token_file, MODAL_CONFIG_PATH or ~/.modal.toml. A token file that others can read is
+ * refused. The same file may say server_url and environment. After reading, MODAL_TOKEN_* are
+ * wiped from this process' own environment block. Returns 0, or negative errno with *err naming
+ * every source looked at. */
 int cred_load(const struct config *config, struct cred **ret, struct err *err);
 void cred_free(struct cred *cred);
 

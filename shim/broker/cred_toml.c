@@ -204,7 +204,8 @@ take_bare_value(struct reader *reader, struct toml_entry *entry)
 	if (len == 0)
 		return fail(reader, "a key without value");
 	reader->at += len;
-	if ((len == 4 && memcmp(word, "true", 4) == 0) || (len == 5 && memcmp(word, "false", 5) == 0)) {
+	if ((len == 4 && memcmp(word, "true", 4) == 0) ||
+	    (len == 5 && memcmp(word, "false", 5) == 0)) {
 		entry->kind = TOML_BOOLEAN;
 		entry->boolean = len == 4;
 	} else if (is_date(word, len)) {
@@ -231,7 +232,8 @@ take_value(struct reader *reader, struct toml_entry *entry)
 	return take_string(reader, &entry->text);
 }
 
-/* One name, bare or in quotes.  A bare one is terminated only by the caller, at *ret_end, once it has seen what follows. */
+/* One name, bare or in quotes. A bare one is terminated only by the caller, at *ret_end, once it
+ * has seen what follows. */
 static int
 take_name(struct reader *reader, const char **ret, char **ret_end)
 {
@@ -246,7 +248,8 @@ take_name(struct reader *reader, const char **ret, char **ret_end)
 	return reader->at > *ret ? 0 : fail(reader, "not `key = value`, [profile] or # comment");
 }
 
-/* Names with dots between them up to `end`, which is consumed.  *ret is the name, or NULL when there are several. */
+/* Names with dots between them up to `end`, which is consumed. *ret is the name, or NULL when
+ * there are several. */
 static int
 take_names(struct reader *reader, char end, const char **ret)
 {
@@ -306,8 +309,9 @@ take_key(struct reader *reader, struct toml_entry *entry)
 }
 
 int
-toml_read(char *text, size_t len, int (*entry)(void *arg, const struct toml_entry *entry, struct err *err),
-	  void *arg, struct err *err)
+toml_read(char *text, size_t len,
+	  int (*entry)(void *arg, const struct toml_entry *entry, struct err *err), void *arg,
+	  struct err *err)
 {
 	struct reader reader = { .at = text, .line = 1, .err = err };
 	const char *table = "";

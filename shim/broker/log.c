@@ -46,8 +46,8 @@ put_head(char *line, enum log_level level)
 	return len + (size_t)added;
 }
 
-/* Text may hold what a sandbox or a server sent: whatever is not printable ASCII could drive a terminal or forge a second
- * line, so it is shown as \xNN. */
+/* Text may hold what a sandbox or a server sent: whatever is not printable ASCII could drive a
+ * terminal or forge a second line, so it is shown as \xNN. */
 static size_t
 put_visible(char *line, const char *text)
 {
@@ -81,7 +81,8 @@ log_write(enum log_level level, const char *format, ...)
 	len = put_head(line, level);
 	len += put_visible(line + len, text);
 	line[len++] = '\n';
-	/* one call, so that lines of several writers do not mix; nobody can be told when it fails */
+	/* one call, so that lines of several writers do not mix; nobody can be told when it
+	 * fails */
 	written = write(STDERR_FILENO, line, len);
 	(void)written;
 }

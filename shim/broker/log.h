@@ -1,4 +1,5 @@
-/* log.h -- one line per event on stderr: "<time> level: text".  Never a value of the environment, never a token. */
+/* log.h -- one line per event on stderr: "<time> level: text". Never a value of the environment,
+ * never a token. */
 #ifndef SHIM_BROKER_LOG_H
 #define SHIM_BROKER_LOG_H
 

@@ -10,9 +10,10 @@
 /* The broker's own settings and Modal's credentials: no reason lets them cross. */
 static const char *const never_patterns[] = { "MODAL_*", "MODALSH_*", NULL };
 
-/* Secrets of model providers, of messaging and of version control, and names that steer a gateway: they cross only when
- * they are listed by their very name and a reason for that name is written.  The list is what Hermes keeps from its
- * children; case is folded as its newer versions do. */
+/* Secrets of model providers, of messaging and of version control, and names that steer a
+ * gateway: they cross only when they are listed by their very name and a reason for that name is
+ * written. The list is what Hermes keeps from its children; case is folded as its newer versions
+ * do. */
 static const char *const secret_patterns[] = {
 	"AI_GATEWAY_API_KEY",
 	"ANTHROPIC_API_KEY",
@@ -65,7 +66,8 @@ same_char(char a, char b, bool fold)
 	return a == b || (fold && toupper((unsigned char)a) == toupper((unsigned char)b));
 }
 
-/* Globs of * and ?.  Goes back to the last star alone, so the time is bounded by the product of both lengths. */
+/* Globs of * and ?. Goes back to the last star alone, so the time is bounded by the product of
+ * both lengths. */
 static bool
 glob_matches(const char *pattern, const char *name, size_t len, bool fold)
 {
@@ -76,7 +78,8 @@ glob_matches(const char *pattern, const char *name, size_t len, bool fold)
 		if (*pattern == '*') {
 			after_star = ++pattern;
 			retry = at;
-		} else if (*pattern == '?' || (*pattern != '\0' && same_char(*pattern, name[at], fold))) {
+		} else if (*pattern == '?' ||
+			   (*pattern != '\0' && same_char(*pattern, name[at], fold))) {
 			pattern++;
 			at++;
 		} else if (after_star != NULL) {
@@ -116,7 +119,8 @@ has_exception(const struct config *config, const char *name, size_t len)
 	for (size_t i = 0; i < config->env_passthrough.count; i++) {
 		const char *entry = config->env_passthrough.items[i];
 
-		if (strlen(entry) == len && memcmp(entry, name, len) == 0 && has_reason(config, entry))
+		if (strlen(entry) == len && memcmp(entry, name, len) == 0 &&
+		    has_reason(config, entry))
 			return true;
 	}
 	return false;
@@ -162,7 +166,8 @@ entry_fault(const struct config *config, const char *entry)
 	if (has_reason(config, entry))
 		return NULL;
 	if (entry[strspn(entry, "*?")] == '\0')
-		return "lets everything cross: name what is needed, or write why in modalsh.env_reasons";
+		return "lets everything cross: name what is needed, or write why in "
+		       "modalsh.env_reasons";
 	if (any_matches(secret_patterns, entry, strlen(entry)))
 		return "is a secret of the host: take it out, or write why in modalsh.env_reasons";
 	return NULL;
@@ -193,8 +198,8 @@ policy_check(const struct config *config, struct err *err)
 	for (size_t i = 0; i < config->env_reason_count; i++) {
 		if (!is_listed(allowed, config->env_reasons[i].entry))
 			return err_set(err, EINVAL,
-				       "modalsh.env_reasons: \"%.80s\" is not in terminal.env_passthrough:"
-				       " add it there or take it out here",
+				       "modalsh.env_reasons: \"%.80s\" is not in"
+				       " terminal.env_passthrough: add it there or remove it",
 				       config->env_reasons[i].entry);
 	}
 	return 0;

@@ -7,23 +7,26 @@
 #include "shim/base/err.h"
 #include "shim/broker/config.h"
 
-/* Whether the rules that span several keys hold: no entry of env_passthrough that never crosses; a reason under that very
- * entry for "*" and for the names of secrets (of providers, messaging, version control); no reason without its entry.
- * config_parse() calls it.  Returns 0, or -EINVAL with *err set. */
+/* Whether the rules that span several keys hold: no entry of env_passthrough that never crosses;
+ * a reason under that very entry for "*" and for the names of secrets (of providers, messaging,
+ * version control); no reason without its entry. config_parse() calls it. Returns 0, or -EINVAL
+ * with *err set. */
 int policy_check(const struct config *config, struct err *err);
 
-/* Whether the variable of this name (not terminated, `len` bytes) crosses: named or matched by a glob (* and ?) in
- * terminal.env_passthrough, and not one of those that never cross (MODAL_*, MODALSH_*, also when a glob matches).  A secret
- * crosses only under its own name with a reason, never by a glob. */
+/* Whether the variable of this name (not terminated, `len` bytes) crosses: named or matched by a
+ * glob (* and ?) in terminal.env_passthrough, and not one of those that never cross (MODAL_*,
+ * MODALSH_*, also when a glob matches). A secret crosses only under its own name with a reason,
+ * never by a glob. */
 bool policy_env_crosses(const struct config *config, const char *name, size_t len);
 
-/* The subset of env (NULL-terminated NAME=value) that crosses: a new array that points into env; the caller frees the
- * array alone.  NULL without memory. */
+/* The subset of env (NULL-terminated NAME=value) that crosses: a new array that points into env;
+ * the caller frees the array alone. NULL without memory. */
 char **policy_env_filter(const struct config *config, char *const *env);
 
-/* The directory in the sandbox for the caller's cwd: the same path inside terminal.cwd's tree; elsewhere terminal.cwd, or
- * -ENOENT with *err set under strict_cwd.  "Inside" is by path component ("/a/bc" is not inside "/a/b") and ".." components
- * are refused with -EINVAL.  *ret points into cwd or config. */
+/* The directory in the sandbox for the caller's cwd: the same path inside terminal.cwd's tree;
+ * elsewhere terminal.cwd, or -ENOENT with *err set under strict_cwd. "Inside" is by path
+ * component ("/a/bc" is not inside "/a/b") and ".." components are refused with -EINVAL. *ret
+ * points into cwd or config. */
 int policy_cwd(const struct config *config, const char *cwd, const char **ret, struct err *err);
 
 #endif

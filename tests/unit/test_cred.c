@@ -28,9 +28,9 @@ static struct err err;
 static void
 setup(void)
 {
-	static const char *const variables[] = { "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_PROFILE",
-						 "MODAL_CONFIG_PATH", "MODAL_SERVER_URL",
-						 "MODAL_ENVIRONMENT" };
+	static const char *const variables[] = { "MODAL_TOKEN_ID",   "MODAL_TOKEN_SECRET",
+						 "MODAL_PROFILE",    "MODAL_CONFIG_PATH",
+						 "MODAL_SERVER_URL", "MODAL_ENVIRONMENT" };
 
 	for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++)
 		unsetenv(variables[i]);
@@ -76,7 +76,8 @@ load_bad(int expected, const char *part)
 	ck_assert_int_eq(r, expected);
 	ck_assert_int_eq(err.code, expected);
 	ck_assert_msg(strstr(err.text, part) != NULL, "expected %s in: %s", part, err.text);
-	ck_assert_msg(strstr(err.text, "as-") == NULL && strstr(err.text, "ak-") == NULL, "%s", err.text);
+	ck_assert_msg(strstr(err.text, "as-") == NULL && strstr(err.text, "ak-") == NULL, "%s",
+		      err.text);
 	ck_assert_ptr_null(cred);
 }
 
@@ -87,7 +88,8 @@ START_TEST(test_environment_alone)
 	load_good();
 	ck_assert_str_eq(cred_token_id(cred), "ak-env");
 	ck_assert_str_eq(cred_token_secret(cred), "as-env");
-	ck_assert_str_eq(cred_source(cred), "token_id from MODAL_TOKEN_ID, token_secret from MODAL_TOKEN_SECRET");
+	ck_assert_str_eq(cred_source(cred),
+			 "token_id from MODAL_TOKEN_ID, token_secret from MODAL_TOKEN_SECRET");
 	ck_assert_str_eq(cred_server_url(cred), "https://api.modal.com");
 	ck_assert_str_eq(cred_environment(cred), "");
 }
@@ -97,13 +99,16 @@ START_TEST(test_file_alone)
 {
 	char expected[256];
 
-	write_file("[me]\n" PAIR "active = true\nserver_url = 'https://x.example'\nenvironment = \"dev\"\n", 0600);
+	write_file("[me]\n" PAIR
+		   "active = true\nserver_url = 'https://x.example'\nenvironment = \"dev\"\n",
+		   0600);
 	load_good();
 	ck_assert_str_eq(cred_token_id(cred), "ak-file");
 	ck_assert_str_eq(cred_token_secret(cred), "as-file");
 	ck_assert_str_eq(cred_server_url(cred), "https://x.example");
 	ck_assert_str_eq(cred_environment(cred), "dev");
-	snprintf(expected, sizeof expected, "token_id from %s [me], token_secret from %s [me]", path, path);
+	snprintf(expected, sizeof expected, "token_id from %s [me], token_secret from %s [me]",
+		 path, path);
 	ck_assert_str_eq(cred_source(cred), expected);
 }
 END_TEST
@@ -155,7 +160,8 @@ START_TEST(test_precedence_of_url_and_environment)
 {
 	char url[] = "https://config.example", environment[] = "config";
 
-	write_file("[default]\n" PAIR "server_url='https://file.example'\nenvironment='file'\n", 0600);
+	write_file("[default]\n" PAIR "server_url='https://file.example'\nenvironment='file'\n",
+		   0600);
 	setenv("MODAL_SERVER_URL", "https://env.example", 1);
 	setenv("MODAL_ENVIRONMENT", "", 1); /* empty means the workspace's default */
 	load_good();
@@ -265,11 +271,13 @@ END_TEST
 
 START_TEST(test_tokens_that_are_no_header)
 {
-	static const char *const tokens[] = { "\"as-\\r\\nx\"", "\"as- x\"", "\"as-\\u00e9\"", "\"as-\\u007f\"" };
+	static const char *const tokens[] = { "\"as-\\r\\nx\"", "\"as- x\"", "\"as-\\u00e9\"",
+					      "\"as-\\u007f\"" };
 	char text[128];
 
 	for (size_t i = 0; i < sizeof tokens / sizeof tokens[0]; i++) {
-		snprintf(text, sizeof text, "[default]\ntoken_id='ak-1'\ntoken_secret=%s\n", tokens[i]);
+		snprintf(text, sizeof text, "[default]\ntoken_id='ak-1'\ntoken_secret=%s\n",
+			 tokens[i]);
 		write_file(text, 0600);
 		load_bad(-EINVAL, "token_secret from ");
 	}
@@ -278,19 +286,21 @@ START_TEST(test_tokens_that_are_no_header)
 }
 END_TEST
 
-/* ---- TOML ----------------------------------------------------------------------------------------------------- */
+/* ---- TOML ------------------------------------------------------------------------------------ */
 
 START_TEST(test_tolerated_around_the_profile)
 {
-	write_file("\n# Modal\n"
-		   "[other]\nlist = [1, 'a]', [\"b\\\"]\"], # ]\n 2]\nnested = {a = {b = 1}}\n"
-		   "text = \"\"\"two\nlines\\\"\"\"\"\nraw = '''\n[default]\ntoken_id = 'ak-no'\n'''\n"
-		   "when = 1979-05-27 07:32:00\nday = 1979-05-27\nfloat = -1.5e3\nhex = 0xff\na.b = 1\n\"q k\" = inf\n"
-		   "token_id = 5\n"
-		   "[default.sub]\ntoken_id = 'ak-sub'\n[[default]]\ntoken_id = 'ak-array'\n"
-		   "\t[ default ] # here\r\n  token_id\t=\t\"ak-\\u0066ile\"   # comment\r\n"
-		   "  \"token_secret\" = 'as-file'\r\nunknown = true",
-		   0600);
+	write_file(
+		"\n# Modal\n"
+		"[other]\nlist = [1, 'a]', [\"b\\\"]\"], # ]\n 2]\nnested = {a = {b = 1}}\n"
+		"text = \"\"\"two\nlines\\\"\"\"\"\nraw = '''\n[default]\ntoken_id = 'ak-no'\n'''\n"
+		"when = 1979-05-27 07:32:00\nday = 1979-05-27\nfloat = -1.5e3\nhex = 0xff\na.b = "
+		"1\n\"q k\" = inf\n"
+		"token_id = 5\n"
+		"[default.sub]\ntoken_id = 'ak-sub'\n[[default]]\ntoken_id = 'ak-array'\n"
+		"\t[ default ] # here\r\n  token_id\t=\t\"ak-\\u0066ile\"   # comment\r\n"
+		"  \"token_secret\" = 'as-file'\r\nunknown = true",
+		0600);
 	load_good();
 	ck_assert_str_eq(cred_token_id(cred), "ak-file");
 	ck_assert_str_eq(cred_token_secret(cred), "as-file");
@@ -308,7 +318,8 @@ static const struct {
 	{ "[default]\ntoken_id = \"\"\"ak-1\"\"\"\n", "line 2: token_id: write it as one string" },
 	{ "[default]\nactive = 1\n", "line 2: active: write true or false" },
 	{ "[default]\nactive = 'true'\n", "line 2: active: write true or false" },
-	{ "[default]\ntoken_id = 'ak-1'\ntoken_id = 'ak-2'\n", "line 3: token_id is there twice in [default]" },
+	{ "[default]\ntoken_id = 'ak-1'\ntoken_id = 'ak-2'\n",
+	  "line 3: token_id is there twice in [default]" },
 	{ "[default]\n" PAIR "[default]\n" PAIR, "line 5: token_id is there twice" },
 	{ "[default]\ntoken_id = ak-1\n", "line 2: a value that is no string" },
 	{ "[default]\ntoken_id =\n", "line 2: a key without value" },
@@ -323,7 +334,8 @@ static const struct {
 	{ "[default]\ntoken_id = 'ak-1' token_secret = 'as-1'\n", "line 2: more than one value" },
 	{ "[default]\nx = [1,\n2\n", "a bracket without end" },
 	{ "[default]\nx = '''\n", "a string without end" },
-	{ "[default]\nx = [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n", "line 2: nested too deeply" },
+	{ "[default]\nx = [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n",
+	  "line 2: nested too deeply" },
 	{ "[default\n" PAIR, "line 1: not `key = value`" },
 	{ "[]\n" PAIR, "line 1: not `key = value`" },
 	{ "[[default]\n" PAIR, "line 1: a header without end" },
@@ -353,8 +365,9 @@ count_entry(void *arg, const struct toml_entry *entry, struct err *ignored)
 /* Good files with bytes changed, from memory of exactly that size: never a read too far. */
 START_TEST(test_noise)
 {
-	static const char good[] = "[default]\ntoken_id = \"ak-\\u00e9\"\nlist = [1, '''x''', {a = \"b\"}]\n"
-				   "when = 1979-05-27 07:32:00 # x\n[[a.b]]\nc.d = 'e'\n";
+	static const char good[] =
+		"[default]\ntoken_id = \"ak-\\u00e9\"\nlist = [1, '''x''', {a = \"b\"}]\n"
+		"when = 1979-05-27 07:32:00 # x\n[[a.b]]\nc.d = 'e'\n";
 	static const char bytes[] = "\"'[]{}\\#=\n\r .u0\0\xff";
 	uint64_t state = NOISE_SEED;
 	unsigned count = 0;
@@ -382,7 +395,7 @@ START_TEST(test_noise)
 }
 END_TEST
 
-/* ---- nothing is left ------------------------------------------------------------------------------------------ */
+/* ---- nothing is left ------------------------------------------------------------------------- */
 
 static bool
 file_holds(const char *name, const char *needle)
@@ -411,8 +424,9 @@ wiped_main(void)
 	if (!before || cred_load(&config, &loaded, &err) < 0)
 		return 2;
 	wiped = !file_holds("/proc/self/environ", "as-wipe-me") &&
-		!file_holds("/proc/self/environ", "ak-wipe-me") && getenv("MODAL_TOKEN_ID") == NULL &&
-		getenv("MODAL_TOKEN_SECRET") == NULL && strcmp(getenv("KEPT"), "1") == 0 &&
+		!file_holds("/proc/self/environ", "ak-wipe-me") &&
+		getenv("MODAL_TOKEN_ID") == NULL && getenv("MODAL_TOKEN_SECRET") == NULL &&
+		strcmp(getenv("KEPT"), "1") == 0 &&
 		strcmp(cred_token_secret(loaded), "as-wipe-me") == 0;
 	cred_free(loaded);
 	return wiped ? 0 : 3;

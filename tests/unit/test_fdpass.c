@@ -186,7 +186,8 @@ START_TEST(test_peer_is_gone)
 }
 END_TEST
 
-/* More than the socket holds: the sender goes on, and the descriptors come once, with the first byte. */
+/* More than the socket holds: the sender goes on, and the descriptors come once, with the first
+ * byte. */
 START_TEST(test_long_messages_carry_them_once)
 {
 	const size_t len = 3 * 1024 * 1024;

@@ -15,7 +15,7 @@ static char *const argv[] = { arg0, arg1, arg2, NULL };
 static char *const env[] = { variable, NULL };
 static char *const none[] = { NULL };
 
-/* ---- one good message of each type -------------------------------------------------------------------------- */
+/* ---- one good message of each type ----------------------------------------------------------- */
 
 static const struct job_start good_start = {
 	.env_base = 1,
@@ -36,7 +36,8 @@ static const struct job_start good_start = {
 };
 
 static int
-put_start(struct buf *out, const struct job_start *start, const char *program, char *const *arguments)
+put_start(struct buf *out, const struct job_start *start, const char *program,
+	  char *const *arguments)
 {
 	size_t position;
 	int r;
@@ -144,7 +145,7 @@ put_lane_hello(struct buf *out, uint8_t type)
 	return job_frame_end(out, position);
 }
 
-/* ---- decoding of any type; the result is zeroed first, so that nothing unset is looked at -------------------- */
+/* ---- decoding of any type; the result is zeroed first, so that nothing unset is looked at ---- */
 
 union message {
 	struct job_start start;
@@ -287,7 +288,8 @@ static const struct sample {
 
 enum { SAMPLE_COUNT = sizeof samples / sizeof samples[0] };
 
-/* Decodes from memory of exactly that size, so that a checker of memory sees a byte read too far. */
+/* Decodes from memory of exactly that size, so that a checker of memory sees a byte read too
+ * far. */
 static int
 decode_copy(const struct sample *sample, const uint8_t *bytes, size_t len)
 {
@@ -326,7 +328,8 @@ START_TEST(test_every_message_is_one_frame)
 	frame = take_only(&out);
 	ck_assert_uint_eq(frame.type, sample->type);
 	ck_assert_uint_eq(frame.len, JOB_HEADER_LEN + frame.body.len);
-	ck_assert_msg(decode_copy(sample, frame.body.data, frame.body.len) == 0, "%s", sample->name);
+	ck_assert_msg(decode_copy(sample, frame.body.data, frame.body.len) == 0, "%s",
+		      sample->name);
 }
 END_TEST
 
@@ -342,8 +345,8 @@ START_TEST(test_every_truncation_is_refused)
 	frame = take_only(&out);
 	shortest = sample->open_end ? JOB_DATA_HEADER_LEN - JOB_HEADER_LEN + 1 : frame.body.len;
 	for (size_t len = 0; len < shortest; len++)
-		ck_assert_msg(decode_copy(sample, frame.body.data, len) == -EBADMSG, "%s of %zu bytes",
-			      sample->name, len);
+		ck_assert_msg(decode_copy(sample, frame.body.data, len) == -EBADMSG,
+			      "%s of %zu bytes", sample->name, len);
 }
 END_TEST
 
@@ -363,8 +366,8 @@ START_TEST(test_every_trailing_byte_is_refused)
 }
 END_TEST
 
-/* Behind another frame, and with a maximum that stops the encoder at every byte: the queue stays as it was.  START and
- * the lane's HELLO are written in parts, where taking back is the caller's. */
+/* Behind another frame, and with a maximum that stops the encoder at every byte: the queue stays
+ * as it was. START and the lane's HELLO are written in parts, where taking back is the caller's. */
 START_TEST(test_failed_encoding_leaves_the_queue)
 {
 	const struct sample *sample = &samples[_i];
@@ -386,12 +389,13 @@ START_TEST(test_failed_encoding_leaves_the_queue)
 		ck_assert_int_eq(sample->put(&out, sample->type), -EMSGSIZE);
 		ck_assert_mem_eq(buf_head(&out), "2345", 4);
 		if (!in_parts || room < JOB_HEADER_LEN)
-			ck_assert_msg(buf_len(&out) == 4, "%s with %zu bytes of room", sample->name, room);
+			ck_assert_msg(buf_len(&out) == 4, "%s with %zu bytes of room", sample->name,
+				      room);
 	}
 }
 END_TEST
 
-/* ---- what comes back is what went in ------------------------------------------------------------------------- */
+/* ---- what comes back is what went in --------------------------------------------------------- */
 
 static struct job_frame
 put_and_take(struct buf *out, uint8_t type, int (*put)(struct buf *, uint8_t))
@@ -440,7 +444,8 @@ START_TEST(test_start_comes_back)
 	ck_assert_int_eq(got.nice, -5);
 	ck_assert(got.ignored == 1ULL << 63 && got.blocked == 1);
 	ck_assert_uint_eq(got.limit_count, 2);
-	ck_assert(got.limits[0].resource == 7 && got.limits[0].soft == 1024 && got.limits[0].hard == 4096);
+	ck_assert(got.limits[0].resource == 7 && got.limits[0].soft == 1024 &&
+		  got.limits[0].hard == 4096);
 	ck_assert(got.limits[1].resource == 15 && got.limits[1].hard == UINT64_MAX);
 	ck_assert_uint_eq(got.stream_count, 4);
 	for (int i = 0; i < 4; i++) {
@@ -468,8 +473,8 @@ START_TEST(test_small_messages_come_back)
 
 	frame = put_and_take(&signal_out, JOB_SIGNAL, put_control);
 	ck_assert_int_eq(job_control_decode(JOB_SIGNAL, frame.body, &got.control), 0);
-	ck_assert(got.control.type == JOB_SIGNAL && got.control.sequence == 9 && got.control.signal == 64 &&
-		  got.control.scope == JOB_SCOPE_SESSION);
+	ck_assert(got.control.type == JOB_SIGNAL && got.control.sequence == 9 &&
+		  got.control.signal == 64 && got.control.scope == JOB_SCOPE_SESSION);
 
 	frame = put_and_take(&winch_out, JOB_WINCH, put_control);
 	ck_assert_int_eq(job_control_decode(JOB_WINCH, frame.body, &got.control), 0);
@@ -483,8 +488,9 @@ START_TEST(test_small_messages_come_back)
 
 	frame = put_and_take(&exit_out, JOB_EXIT, put_exit);
 	ck_assert_int_eq(job_exit_decode(frame.body, &got.end), 0);
-	ck_assert(got.end.wstat.kind == WSTAT_SIGNALED && got.end.wstat.value == 9 && got.end.user_us == 1 &&
-		  got.end.system_us == UINT64_MAX && got.end.max_rss_kib == 3);
+	ck_assert(got.end.wstat.kind == WSTAT_SIGNALED && got.end.wstat.value == 9 &&
+		  got.end.user_us == 1 && got.end.system_us == UINT64_MAX &&
+		  got.end.max_rss_kib == 3);
 
 	frame = put_and_take(&refused_out, JOB_REFUSED, put_refused);
 	ck_assert_int_eq(job_refused_decode(frame.body, &got.refused), 0);
@@ -495,8 +501,8 @@ END_TEST
 
 START_TEST(test_positions_come_back)
 {
-	static const uint8_t types[] = { JOB_IN_EOF, JOB_IN_USED, JOB_IN_CLOSED, JOB_OUT_EOF, JOB_ACK,
-					 JOB_OUT_CLOSE };
+	static const uint8_t types[] = { JOB_IN_EOF,  JOB_IN_USED, JOB_IN_CLOSED,
+					 JOB_OUT_EOF, JOB_ACK,	   JOB_OUT_CLOSE };
 	struct job_position got;
 
 	for (size_t i = 0; i < sizeof types; i++) {
@@ -517,7 +523,10 @@ START_TEST(test_numbers_come_back)
 	static const struct {
 		uint8_t type;
 		uint64_t number;
-	} cases[] = { { JOB_STARTED, UINT32_MAX }, { JOB_PING, UINT64_MAX }, { JOB_PONG, 0 }, { JOB_KILL, 1 } };
+	} cases[] = { { JOB_STARTED, UINT32_MAX },
+		      { JOB_PING, UINT64_MAX },
+		      { JOB_PONG, 0 },
+		      { JOB_KILL, 1 } };
 	uint64_t got;
 
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -556,8 +565,8 @@ START_TEST(test_greetings_come_back)
 		ck_assert_uint_eq(hello.software.len, reply ? 3 : 0);
 		ck_assert_uint_eq(hello.job_count, 2);
 		ck_assert(job_hello_next(type, &hello, &entry));
-		ck_assert(entry.job == 1 && entry.stream_count == 2 && entry.streams[1].stream == 2 &&
-			  entry.streams[1].offset == UINT64_MAX);
+		ck_assert(entry.job == 1 && entry.stream_count == 2 &&
+			  entry.streams[1].stream == 2 && entry.streams[1].offset == UINT64_MAX);
 		ck_assert_uint_eq(entry.control_sequence, reply ? 5 : 0);
 		ck_assert_uint_eq(entry.streams[1].window, reply ? 0 : OUT_WINDOW_MAX);
 		ck_assert(job_hello_next(type, &hello, &entry));
@@ -572,12 +581,13 @@ START_TEST(test_greetings_come_back)
 }
 END_TEST
 
-/* ---- frames --------------------------------------------------------------------------------------------------- */
+/* ---- frames ---------------------------------------------------------------------------------- */
 
 START_TEST(test_partial_frames_wait)
 {
 	cleanup_buf struct buf whole, part;
-	struct job_frame frame = put_and_take(&whole, JOB_START, put_good_start), got = { .type = 0xee };
+	struct job_frame frame = put_and_take(&whole, JOB_START, put_good_start),
+			 got = { .type = 0xee };
 
 	for (size_t len = 0; len < frame.len; len++) {
 		buf_init(&part, OUT_LEN_MAX);
@@ -632,7 +642,8 @@ START_TEST(test_unknown_types_are_frames)
 	buf_put_u32(&in, 0xdeadbeef);
 	buf_put_u8(&in, 1);
 	ck_assert_int_eq(job_frame_take(&in, &frame), 1);
-	ck_assert(frame.type == 0x7f && frame.job == 0xdeadbeef && frame.body.len == 1 && frame.len == 10);
+	ck_assert(frame.type == 0x7f && frame.job == 0xdeadbeef && frame.body.len == 1 &&
+		  frame.len == 10);
 }
 END_TEST
 
@@ -663,7 +674,7 @@ START_TEST(test_largest_frame)
 }
 END_TEST
 
-/* ---- bounds --------------------------------------------------------------------------------------------------- */
+/* ---- bounds ---------------------------------------------------------------------------------- */
 
 /* What the decoder says of good_start with this change. */
 static int
@@ -794,11 +805,12 @@ change_termios(struct job_start *start)
 START_TEST(test_start_bounds)
 {
 	static void (*const changes[])(struct job_start *) = {
-		change_env_base,     change_cwd_empty,	      change_cwd_relative,     change_cwd_nul,
-		change_cwd_long,     change_umask,	      change_nice_high,	       change_nice_low,
-		change_limit_order,  change_limit_resource,   change_stream_kind,      change_stream_order,
-		change_stream_pipe,  change_stream_same_self, change_stream_same_later, change_termios,
-		change_stream_same_chain,
+		change_env_base,       change_cwd_empty,	 change_cwd_relative,
+		change_cwd_nul,	       change_cwd_long,		 change_umask,
+		change_nice_high,      change_nice_low,		 change_limit_order,
+		change_limit_resource, change_stream_kind,	 change_stream_order,
+		change_stream_pipe,    change_stream_same_self,	 change_stream_same_later,
+		change_termios,	       change_stream_same_chain,
 	};
 
 	ck_assert_int_eq(decode_changed(change_nothing), 0);
@@ -835,15 +847,19 @@ START_TEST(test_start_counts_and_strings)
 
 	begin_raw_start(&nul, "sh", 2, 1);
 	buf_put_bytes(&nul, "a\0b", 3);
-	ck_assert_int_eq(job_start_decode((struct view){ buf_head(&nul), buf_len(&nul) }, &got), -EBADMSG);
+	ck_assert_int_eq(job_start_decode((struct view){ buf_head(&nul), buf_len(&nul) }, &got),
+			 -EBADMSG);
 	/* a count that is not there must not be believed */
 	begin_raw_start(&many, "sh", 2, STRV_COUNT_MAX + 1);
-	ck_assert_int_eq(job_start_decode((struct view){ buf_head(&many), buf_len(&many) }, &got), -EBADMSG);
-	begin_raw_start(&huge, "sh", 2, UINT32_MAX);
-	ck_assert_int_eq(job_start_decode((struct view){ buf_head(&huge), buf_len(&huge) }, &got), -EBADMSG);
-	begin_raw_start(&program, long_program, sizeof long_program, 0);
-	ck_assert_int_eq(job_start_decode((struct view){ buf_head(&program), buf_len(&program) }, &got),
+	ck_assert_int_eq(job_start_decode((struct view){ buf_head(&many), buf_len(&many) }, &got),
 			 -EBADMSG);
+	begin_raw_start(&huge, "sh", 2, UINT32_MAX);
+	ck_assert_int_eq(job_start_decode((struct view){ buf_head(&huge), buf_len(&huge) }, &got),
+			 -EBADMSG);
+	begin_raw_start(&program, long_program, sizeof long_program, 0);
+	ck_assert_int_eq(
+		job_start_decode((struct view){ buf_head(&program), buf_len(&program) }, &got),
+		-EBADMSG);
 }
 END_TEST
 
@@ -877,7 +893,8 @@ START_TEST(test_data_bounds)
 	ck_assert_ptr_nonnull(bytes);
 	ck_assert_int_eq(job_data_decode((struct view){ bytes, 12 }, &got), -EBADMSG);
 	ck_assert_int_eq(job_data_decode((struct view){ bytes, 12 + DATA_LEN_MAX }, &got), 0);
-	ck_assert_int_eq(job_data_decode((struct view){ bytes, 12 + DATA_LEN_MAX + 1 }, &got), -EBADMSG);
+	ck_assert_int_eq(job_data_decode((struct view){ bytes, 12 + DATA_LEN_MAX + 1 }, &got),
+			 -EBADMSG);
 	/* the offset after these bytes must still be a number */
 	memset(bytes + 4, 0xff, 8);
 	ck_assert_int_eq(job_data_decode((struct view){ bytes, 13 }, &got), -EBADMSG);
@@ -886,13 +903,13 @@ START_TEST(test_data_bounds)
 END_TEST
 
 /* Encodes without a look at the values, so the decoder is what is tested. */
-#define CHECK_VALUES(decode_call, ...)                                                              \
-	do {                                                                                        \
-		static const uint8_t bodies[][40] = { __VA_ARGS__ };                                \
-		for (size_t n = 0; n < sizeof bodies / sizeof bodies[0]; n++) {                     \
-			const uint8_t *body = bodies[n];                                            \
-			ck_assert_msg((decode_call) == -EBADMSG, "%s, body %zu", #decode_call, n);  \
-		}                                                                                   \
+#define CHECK_VALUES(decode_call, ...)                                                             \
+	do {                                                                                       \
+		static const uint8_t bodies[][40] = { __VA_ARGS__ };                               \
+		for (size_t n = 0; n < sizeof bodies / sizeof bodies[0]; n++) {                    \
+			const uint8_t *body = bodies[n];                                           \
+			ck_assert_msg((decode_call) == -EBADMSG, "%s, body %zu", #decode_call, n); \
+		}                                                                                  \
 	} while (0)
 
 START_TEST(test_values_of_small_messages)
@@ -900,14 +917,16 @@ START_TEST(test_values_of_small_messages)
 	union message got;
 
 	CHECK_VALUES(job_control_decode(JOB_SIGNAL, (struct view){ body, 6 }, &got.control),
-		     { 0, 0, 0, 0, 0, 1 }, { 0, 0, 0, 0, 65, 1 }, { 0, 0, 0, 0, 1, 0 }, { 0, 0, 0, 0, 1, 4 });
+		     { 0, 0, 0, 0, 0, 1 }, { 0, 0, 0, 0, 65, 1 }, { 0, 0, 0, 0, 1, 0 },
+		     { 0, 0, 0, 0, 1, 4 });
 	CHECK_VALUES(job_control_decode(JOB_PING, (struct view){ body, 6 }, &got.control),
 		     { 0, 0, 0, 0, 1, 1 });
 	CHECK_VALUES(job_failure_decode((struct view){ body, 5 }, &got.failure), { 0 }, { 7 });
-	CHECK_VALUES(job_exit_decode((struct view){ body, 26 }, &got.end), { 0 }, { 2, 0 }, { 2, 65 },
-		     { 3, 1 });
+	CHECK_VALUES(job_exit_decode((struct view){ body, 26 }, &got.end), { 0 }, { 2, 0 },
+		     { 2, 65 }, { 3, 1 });
 	CHECK_VALUES(job_refused_decode((struct view){ body, 5 }, &got.refused), { 0 }, { 4 });
-	CHECK_VALUES(job_number_decode(JOB_KILL, (struct view){ body, 1 }, &got.number), { 0 }, { 65 });
+	CHECK_VALUES(job_number_decode(JOB_KILL, (struct view){ body, 1 }, &got.number), { 0 },
+		     { 65 });
 	/* ACK: stream, offset, a window below and above */
 	CHECK_VALUES(job_position_decode(JOB_ACK, (struct view){ body, 16 }, &got.position), { 0 },
 		     { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0x20, 0 });
@@ -932,7 +951,8 @@ START_TEST(test_texts_are_bounded)
 	ck_assert_int_eq(job_greeting_decode(take_only(&greeting_out).body, &got.greeting), 0);
 	ck_assert_uint_eq(got.greeting.software.len, TEXT_LEN_MAX);
 	buf_init(&reply_out, OUT_LEN_MAX);
-	ck_assert_int_eq(job_text_encode(&reply_out, JOB_REPLY, text, REPLY_LEN_MAX + 1), -EMSGSIZE);
+	ck_assert_int_eq(job_text_encode(&reply_out, JOB_REPLY, text, REPLY_LEN_MAX + 1),
+			 -EMSGSIZE);
 	ck_assert_uint_eq(buf_len(&reply_out), 0);
 	ck_assert_int_eq(job_text_encode(&reply_out, JOB_REPLY, text, REPLY_LEN_MAX), 0);
 	ck_assert_int_eq(job_text_decode(take_only(&reply_out).body, &got.text), 0);
@@ -940,8 +960,9 @@ START_TEST(test_texts_are_bounded)
 	buf_init(&raw, OUT_LEN_MAX);
 	buf_put_u8(&raw, JOB_NOT_RUN);
 	buf_put_bytes(&raw, text, TEXT_LEN_MAX + 1);
-	ck_assert_int_eq(job_refused_decode((struct view){ buf_head(&raw), buf_len(&raw) }, &got.refused),
-			 -EBADMSG);
+	ck_assert_int_eq(
+		job_refused_decode((struct view){ buf_head(&raw), buf_len(&raw) }, &got.refused),
+		-EBADMSG);
 	free(text);
 }
 END_TEST
@@ -965,7 +986,8 @@ decode_raw_hello(uint32_t job_count, uint32_t job, uint32_t stream_count, uint32
 		buf_put_u64(&raw, 0);
 		buf_put_u32(&raw, window);
 	}
-	return job_lane_hello_decode(JOB_HELLO, (struct view){ buf_head(&raw), buf_len(&raw) }, &got);
+	return job_lane_hello_decode(JOB_HELLO, (struct view){ buf_head(&raw), buf_len(&raw) },
+				     &got);
 }
 
 START_TEST(test_lane_hello_bounds)
@@ -981,7 +1003,7 @@ START_TEST(test_lane_hello_bounds)
 }
 END_TEST
 
-/* ---- noise ---------------------------------------------------------------------------------------------------- */
+/* ---- noise ----------------------------------------------------------------------------------- */
 
 static uint32_t
 random_next(uint64_t *state)
@@ -1008,7 +1030,8 @@ walk(uint8_t type, union message *message)
 		ck_assert_uint_le(entry.stream_count, STREAMS_MAX);
 }
 
-/* Good bodies with some bytes changed and the end cut off or made longer: never a crash, and only 0 or -EBADMSG. */
+/* Good bodies with some bytes changed and the end cut off or made longer: never a crash, and
+ * only 0 or -EBADMSG. */
 START_TEST(test_noise_is_refused_or_fine)
 {
 	const struct sample *sample = &samples[_i];
@@ -1017,18 +1040,21 @@ START_TEST(test_noise_is_refused_or_fine)
 	struct job_frame frame = put_and_take(&out, sample->type, sample->put);
 
 	for (int round = 0; round < RANDOM_ROUNDS / SAMPLE_COUNT; round++) {
-		size_t len = round % 2 == 0 ? frame.body.len : random_next(&state) % (frame.body.len + 16);
+		size_t len = round % 2 == 0 ? frame.body.len
+					    : random_next(&state) % (frame.body.len + 16);
 		uint8_t *bytes = malloc(len > 0 ? len : 1);
 		union message message;
 		int r;
 
 		ck_assert_ptr_nonnull(bytes);
 		for (size_t i = 0; i < len; i++)
-			bytes[i] = i < frame.body.len ? frame.body.data[i] : (uint8_t)random_next(&state);
+			bytes[i] = i < frame.body.len ? frame.body.data[i]
+						      : (uint8_t)random_next(&state);
 		for (uint32_t changes = random_next(&state) % 4; len > 0 && changes > 0; changes--)
 			bytes[random_next(&state) % len] = (uint8_t)random_next(&state);
 		r = sample->get(sample->type, (struct view){ bytes, len }, &message);
-		ck_assert_msg(r == 0 || r == -EBADMSG, "%s: %d in round %d", sample->name, r, round);
+		ck_assert_msg(r == 0 || r == -EBADMSG, "%s: %d in round %d", sample->name, r,
+			      round);
 		if (r == 0 && (sample->get == get_start || sample->get == get_lane_hello))
 			walk(sample->type, &message);
 		free(bytes);

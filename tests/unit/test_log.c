@@ -44,8 +44,8 @@ START_TEST(test_one_line_with_time_and_level)
 
 	log_warning("%s %d", "text", 7);
 	capture();
-	ck_assert_int_eq(sscanf(captured, "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ %n", &year, &month, &day, &hour,
-				&minute, &second, &ms, &head_len),
+	ck_assert_int_eq(sscanf(captured, "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ %n", &year, &month, &day,
+				&hour, &minute, &second, &ms, &head_len),
 			 7);
 	ck_assert_int_ge(year, 2024);
 	ck_assert_int_eq(head_len, 25);
@@ -78,7 +78,8 @@ START_TEST(test_control_characters_are_shown)
 {
 	log_error("%s", "a\nb\r\x1b[31m\x7f\xc2\x9b\t");
 	capture();
-	ck_assert_ptr_nonnull(strstr(captured, "error: a\\x0ab\\x0d\\x1b[31m\\x7f\\xc2\\x9b\\x09\n"));
+	ck_assert_ptr_nonnull(
+		strstr(captured, "error: a\\x0ab\\x0d\\x1b[31m\\x7f\\xc2\\x9b\\x09\n"));
 	ck_assert_ptr_eq(strchr(captured, '\n'), captured + strlen(captured) - 1);
 }
 END_TEST

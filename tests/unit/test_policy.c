@@ -26,7 +26,8 @@ teardown(void)
 	config_release(&config);
 }
 
-#define WITH(list) "terminal: {backend: modal, cwd: /a/b, modal_image: x, env_passthrough: " list "}\n"
+#define WITH(list)                                                                                 \
+	"terminal: {backend: modal, cwd: /a/b, modal_image: x, env_passthrough: " list "}\n"
 
 static bool
 crosses(const char *name)
@@ -82,14 +83,43 @@ END_TEST
 
 /* No glob, and no reason for a glob, lets these cross. */
 static const char *const secrets[] = {
-	"OPENAI_API_KEY", "openai_api_key", "ANTHROPIC_API_KEY", "ANTHROPIC_TOKEN", "ANTHROPIC_BASE_URL",
-	"OPENROUTER_API_KEY", "GOOGLE_API_KEY", "DEEPSEEK_API_KEY", "MISTRAL_API_KEY", "GROQ_API_KEY",
-	"TOGETHER_API_KEY", "PERPLEXITY_API_KEY", "COHERE_API_KEY", "FIREWORKS_API_KEY", "XAI_API_KEY",
-	"HELICONE_API_KEY", "PARALLEL_API_KEY", "FIRECRAWL_API_KEY", "LLM_MODEL", "VERTEX_CREDENTIALS_PATH",
-	"GOOGLE_APPLICATION_CREDENTIALS", "TELEGRAM_BOT_TOKEN", "TELEGRAM_HOME_CHANNEL",
-	"DISCORD_ALLOWED_USERS", "HASS_TOKEN", "HASS_URL", "EMAIL_PASSWORD", "GH_TOKEN", "GITHUB_TOKEN",
-	"GITHUB_APP_PRIVATE_KEY", "DAYTONA_API_KEY", "VERCEL_TOKEN", "GATEWAY_RELAY_X_SECRET",
-	"AUXILIARY_VISION_API_KEY", "AUXILIARY_VISION_BASE_URL", "SUDO_PASSWORD", "AWS_BEARER_TOKEN_BEDROCK",
+	"OPENAI_API_KEY",
+	"openai_api_key",
+	"ANTHROPIC_API_KEY",
+	"ANTHROPIC_TOKEN",
+	"ANTHROPIC_BASE_URL",
+	"OPENROUTER_API_KEY",
+	"GOOGLE_API_KEY",
+	"DEEPSEEK_API_KEY",
+	"MISTRAL_API_KEY",
+	"GROQ_API_KEY",
+	"TOGETHER_API_KEY",
+	"PERPLEXITY_API_KEY",
+	"COHERE_API_KEY",
+	"FIREWORKS_API_KEY",
+	"XAI_API_KEY",
+	"HELICONE_API_KEY",
+	"PARALLEL_API_KEY",
+	"FIRECRAWL_API_KEY",
+	"LLM_MODEL",
+	"VERTEX_CREDENTIALS_PATH",
+	"GOOGLE_APPLICATION_CREDENTIALS",
+	"TELEGRAM_BOT_TOKEN",
+	"TELEGRAM_HOME_CHANNEL",
+	"DISCORD_ALLOWED_USERS",
+	"HASS_TOKEN",
+	"HASS_URL",
+	"EMAIL_PASSWORD",
+	"GH_TOKEN",
+	"GITHUB_TOKEN",
+	"GITHUB_APP_PRIVATE_KEY",
+	"DAYTONA_API_KEY",
+	"VERCEL_TOKEN",
+	"GATEWAY_RELAY_X_SECRET",
+	"AUXILIARY_VISION_API_KEY",
+	"AUXILIARY_VISION_BASE_URL",
+	"SUDO_PASSWORD",
+	"AWS_BEARER_TOKEN_BEDROCK",
 	"HERMES_DASHBOARD_SESSION_TOKEN",
 };
 
@@ -97,7 +127,8 @@ START_TEST(test_globs_carry_no_secrets)
 {
 	const char *name = secrets[_i];
 
-	configure(WITH("['*', 'G*', 'O*', '*_API_KEY']") "modalsh: {env_reasons: {'*': all of it}}");
+	configure(
+		WITH("['*', 'G*', 'O*', '*_API_KEY']") "modalsh: {env_reasons: {'*': all of it}}");
 	ck_assert(crosses("PATH") && crosses("GOPATH") && crosses("STRIPE_API_KEY"));
 	ck_assert_msg(!crosses(name), "%s", name);
 }
@@ -113,7 +144,8 @@ END_TEST
 
 START_TEST(test_a_secret_with_its_reason_crosses)
 {
-	configure(WITH("[GH_TOKEN, 'GITHUB_*']") "modalsh: {env_reasons: {GH_TOKEN: a fork, 'GITHUB_*': ours}}");
+	configure(WITH("[GH_TOKEN, 'GITHUB_*']") "modalsh: {env_reasons: {GH_TOKEN: a fork, "
+						 "'GITHUB_*': ours}}");
 	ck_assert(crosses("GH_TOKEN"));
 	ck_assert(!crosses("gh_token"));
 	ck_assert(!crosses("GITHUB_TOKEN"));
@@ -123,8 +155,10 @@ END_TEST
 
 START_TEST(test_ours_never_cross)
 {
-	static const char *const names[] = { "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_PROFILE", "MODAL_",
-					     "modal_token_id", "MODALSH_SOCKET", "MODALSH_X" };
+	static const char *const names[] = { "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET",
+					     "MODAL_PROFILE",  "MODAL_",
+					     "modal_token_id", "MODALSH_SOCKET",
+					     "MODALSH_X" };
 
 	configure(WITH("['*', 'M*', '*_ID', 'm*']") "modalsh: {env_reasons: {'*': all of it}}");
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
@@ -149,7 +183,8 @@ END_TEST
 
 START_TEST(test_filter_keeps_order_and_pointers)
 {
-	char a[] = "LANG=C", b[] = "SECRET=x", c[] = "LC_ALL=", d[] = "noequals", e[] = "=odd", f[] = "LANG=D";
+	char a[] = "LANG=C", b[] = "SECRET=x", c[] = "LC_ALL=", d[] = "noequals", e[] = "=odd",
+	     f[] = "LANG=D";
 	char *const env[] = { a, b, c, d, e, f, NULL };
 	char *const nothing[] = { NULL };
 	char **crossing;
@@ -171,7 +206,8 @@ END_TEST
 
 START_TEST(test_cwd_inside)
 {
-	static const char *const inside[] = { "/a/b", "/a/b/", "/a/b/c", "/a/b/c/d", "/a/b/..c", "/a/b/c.." };
+	static const char *const inside[] = { "/a/b",	  "/a/b/",    "/a/b/c",
+					      "/a/b/c/d", "/a/b/..c", "/a/b/c.." };
 	const char *got = NULL;
 	struct err err;
 
@@ -215,7 +251,8 @@ END_TEST
 
 START_TEST(test_cwd_with_dots_is_refused)
 {
-	static const char *const paths[] = { "/a/b/..", "/a/b/../b", "/a/b/c/../../../etc", "..", "/.." };
+	static const char *const paths[] = { "/a/b/..", "/a/b/../b", "/a/b/c/../../../etc", "..",
+					     "/.." };
 	const char *got = "untouched";
 	struct err err;
 
@@ -239,7 +276,8 @@ main(void)
 	tcase_add_test(tcase, test_names_are_whole_and_exact);
 	tcase_add_test(tcase, test_globs);
 	tcase_add_test(tcase, test_globs_take_no_time);
-	tcase_add_loop_test(tcase, test_globs_carry_no_secrets, 0, sizeof secrets / sizeof secrets[0]);
+	tcase_add_loop_test(tcase, test_globs_carry_no_secrets, 0,
+			    sizeof secrets / sizeof secrets[0]);
 	tcase_add_test(tcase, test_claude_token_is_no_secret_here);
 	tcase_add_test(tcase, test_a_secret_with_its_reason_crosses);
 	tcase_add_test(tcase, test_ours_never_cross);

@@ -39,8 +39,8 @@ END_TEST
 
 START_TEST(test_signal_deaths_survive)
 {
-	static const int signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGABRT, SIGKILL, SIGSEGV, SIGPIPE,
-				       SIGALRM, SIGTERM, SIGUSR1, 64 };
+	static const int signals[] = { SIGHUP,	SIGINT,	 SIGQUIT, SIGILL,  SIGABRT, SIGKILL,
+				       SIGSEGV, SIGPIPE, SIGALRM, SIGTERM, SIGUSR1, 64 };
 	struct wstat got;
 
 	for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
