@@ -918,7 +918,7 @@ START_TEST(test_values_of_small_messages)
 
 	CHECK_VALUES(job_control_decode(JOB_SIGNAL, (struct view){ body, 6 }, &got.control),
 		     { 0, 0, 0, 0, 0, 1 }, { 0, 0, 0, 0, 65, 1 }, { 0, 0, 0, 0, 1, 0 },
-		     { 0, 0, 0, 0, 1, 4 });
+		     { 0, 0, 0, 0, 1, 5 });
 	CHECK_VALUES(job_control_decode(JOB_PING, (struct view){ body, 6 }, &got.control),
 		     { 0, 0, 0, 0, 1, 1 });
 	CHECK_VALUES(job_failure_decode((struct view){ body, 5 }, &got.failure), { 0 }, { 7 });
