@@ -115,12 +115,23 @@ def default_dispositions(t):
     t.direct("grep", "-E", "Sig(Blk|Ign|Cgt)", "/proc/self/status", status=0)
 
 
+def term_trap_runs(t, **more):
+    """A TERM trap in a loop."""
+    process = start_ready(t, "trap 'echo T; exit 5' TERM; echo ready; while :; do sleep .05; done", **more)
+    process.send_signal(signal.SIGTERM)
+    see_end(t, process, 5, b"T\n")
+
+
 @case(46, "term-trap")
 def term_trap(t):
     """A TERM trap in a loop runs."""
-    process = start_ready(t, "trap 'echo T; exit 5' TERM; echo ready; while :; do sleep .05; done")
-    process.send_signal(signal.SIGTERM)
-    see_end(t, process, 5, b"T\n")
+    term_trap_runs(t, start_new_session=False)
+
+
+@case(46, "leader-term-trap")
+def leader_term_trap(t):
+    """TERM to a group's leader alone: its trap runs, its child goes on."""
+    term_trap_runs(t)
 
 
 @case(46, "term-trap-group")
@@ -132,22 +143,45 @@ def term_trap_group(t):
     t.see_none_left("none left")
 
 
-@case(47, "usr1-trap")
-def usr1_trap(t):
-    """A USR1 trap runs after the child, which got no signal, has ended."""
-    process = start_ready(t, f"trap 'echo U' USR1; echo ready; ({AWAIT_GO}); echo end")
+def usr1_trap_runs(t, **more):
+    """A USR1 trap while a child runs."""
+    process = start_ready(t, f"trap 'echo U' USR1; echo ready; ({AWAIT_GO}); echo end", **more)
     process.send_signal(signal.SIGUSR1)
     time.sleep(.1)
     t.go()
     see_end(t, process, 0, b"U\nend\n")
 
 
+@case(47, "usr1-trap")
+def usr1_trap(t):
+    """A USR1 trap runs after the child, which got no signal, has ended."""
+    usr1_trap_runs(t, start_new_session=False)
+
+
+@case(47, "leader-usr1-trap")
+def leader_usr1_trap(t):
+    """The same where the shell leads its group."""
+    usr1_trap_runs(t)
+
+
+def hup_trap_runs(t, **more):
+    """A HUP trap during a sleep."""
+    process = start_ready(t, "trap 'echo H; exit 1' HUP; /bin/sh -c 'echo ready; exec sleep 1'; echo end",
+                          **more)
+    process.send_signal(signal.SIGHUP)
+    see_end(t, process, 1, b"H\n")
+
+
 @case(47, "hup-trap")
 def hup_trap(t):
     """A HUP trap during a sleep runs after it."""
-    process = start_ready(t, "trap 'echo H; exit 1' HUP; echo ready; sleep 1; echo end")
-    process.send_signal(signal.SIGHUP)
-    see_end(t, process, 1, b"H\n")
+    hup_trap_runs(t, start_new_session=False)
+
+
+@case(47, "leader-hup-trap")
+def leader_hup_trap(t):
+    """The same where the shell leads its group."""
+    hup_trap_runs(t)
 
 
 @case(47, "every-signal-trapped")
@@ -165,14 +199,25 @@ def every_signal_trapped(t):
     t.see_status("status", t.wait(process), 7)
 
 
-@case(47, "kill-one-leaves-child")
-def kill_one_leaves_child(t):
-    """TERM to the shell alone leaves its background child alive."""
-    process = start_ready(t, f"({AWAIT_GO} echo child) & echo ready; wait; echo no")
+def child_goes_on(t, **more):
+    """TERM to a shell that waits for its background child."""
+    process = start_ready(t, f"({AWAIT_GO} echo child) & echo ready; wait; echo no", **more)
     process.send_signal(signal.SIGTERM)
     t.see_status("status", t.wait(process), -signal.SIGTERM)
     t.go()
     t.see("stdout", t.read_all(process.stdout.fileno()), b"child\n")
+
+
+@case(47, "kill-one-leaves-child")
+def kill_one_leaves_child(t):
+    """TERM to the shell alone leaves its background child alive."""
+    child_goes_on(t, start_new_session=False)
+
+
+@case(47, "leader-kill-one-leaves-child")
+def leader_kill_one_leaves_child(t):
+    """The same where the shell leads its group."""
+    child_goes_on(t)
 
 
 @case(47, "many-signals")
@@ -200,9 +245,20 @@ def stop_and_continue(t):
     process = start_ready(t, "echo ready; read x; echo end", stdin=PIPE)
     os.killpg(process.pid, signal.SIGSTOP)
     t.see("state", t.until(lambda: state_of(process.pid) == "T"), True)
+    os.killpg(process.pid, signal.SIGCONT)
+    process.stdin.write(b"go\n")
+    see_end(t, process, 0, b"end\n")
+
+
+@case(48, "stopped-does-nothing")
+def stopped_does_nothing(t):
+    """While it is stopped by STOP, a command does nothing."""
+    process = start_ready(t, "echo ready; read x; echo end", stdin=PIPE)
+    os.killpg(process.pid, signal.SIGSTOP)
+    t.see("state", t.until(lambda: state_of(process.pid) == "T"), True)
     process.stdin.write(b"go\n")
     time.sleep(STOP_POLL_S)
-    t.see("silent", t.readable(process.stdout.fileno()), False)
+    t.see("output while stopped", t.readable(process.stdout.fileno()), False)
     os.killpg(process.pid, signal.SIGCONT)
     see_end(t, process, 0, b"end\n")
 
@@ -217,7 +273,7 @@ def tstp(t):
     t.see("stopped by", os.WIFSTOPPED(status) and os.WSTOPSIG(status), signal.SIGTSTP)
     process.stdin.write(b"one\n")
     time.sleep(STOP_POLL_S)
-    t.see("silent", t.readable(process.stdout.fileno()), False)
+    t.see("output while stopped", t.readable(process.stdout.fileno()), False)
     os.killpg(process.pid, signal.SIGCONT)
     _, status = os.waitpid(process.pid, os.WCONTINUED)
     t.see("continued", os.WIFCONTINUED(status), True)
