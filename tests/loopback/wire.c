@@ -278,12 +278,15 @@ wire_flush_fast(struct wire *w)
 {
 	struct bytes *out = wire_out(w);
 	ssize_t n;
+	bool was_full;
 	int r;
 
 	do {
-		n = out->len > OUT_LEN_MAX ? 0 : wire_pull(w);
+		/* A full buffer that could be sent must be filled again: nothing else would ask for it. */
+		was_full = out->len > OUT_LEN_MAX;
+		n = was_full ? 0 : wire_pull(w);
 		r = n < 0 ? (int)n : wire_send(w);
-	} while (r == 0 && n > 0);
+	} while (r == 0 && (n > 0 || (was_full && out->len <= OUT_LEN_MAX)));
 	if (r == 0 && out->len > 0)
 		ev_io_start(w->listener->loop, &w->writable);
 	else
