@@ -68,7 +68,8 @@ router_url(struct call *c)
 	const char *type = rpc_header(c, "x-modal-client-type");
 	bool plain = !rpc_is_tls(c) && type && atoi(type) == CLIENT_PYTHON;
 
-	return text_format("%s://127.0.0.1:%u", plain ? "http" : "https", world->port);
+	return text_format("%s://127.0.0.1:%u", plain ? "http" : "https",
+			   world->advertised_port);
 }
 
 static char *

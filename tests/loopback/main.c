@@ -33,7 +33,7 @@ enum {
 static const char state_mark[] = ".modalsh-loopback";
 
 struct options {
-	uint16_t port;
+	uint16_t port, advertised_port;
 	const char *port_file, *ca_file, *state_dir, *token_file;
 	int latency_ms, ready_fd, jwt_life_s;
 	bool strict_order, unary_stdin_only, jwt_cut_streams;
@@ -48,6 +48,7 @@ static const char help[] =
 "usage: modalsh-loopback --state-dir DIR [options]\n"
 "  --listen 127.0.0.1:PORT  where to listen; 0 = any free port (default). TLS and plaintext HTTP/2\n"
 "                           on the same port; no other address is accepted\n"
+"  --advertise 127.0.0.1:PORT  the address in router URLs, for a proxy in front (default: --listen)\n"
 "  --port-file FILE         write the port there when listening\n"
 "  --ca-file FILE           write the throw-away CA certificate (PEM) there\n"
 "  --ready-fd N             write a line to descriptor N and close it when listening\n"
@@ -106,11 +107,12 @@ share_add(struct options *o, const char *path)
 enum option_code {
 	OPTION_LISTEN = 1, OPTION_PORT_FILE, OPTION_CA_FILE, OPTION_READY_FD, OPTION_STATE_DIR,
 	OPTION_SHARE, OPTION_TOKEN_FILE, OPTION_JWT_SECONDS, OPTION_JWT_CUT, OPTION_LATENCY,
-	OPTION_STRICT, OPTION_UNARY, OPTION_HELP
+	OPTION_STRICT, OPTION_UNARY, OPTION_ADVERTISE, OPTION_HELP
 };
 
 static const struct option option_table[] = {
 	{ "listen", required_argument, NULL, OPTION_LISTEN },
+	{ "advertise", required_argument, NULL, OPTION_ADVERTISE },
 	{ "port-file", required_argument, NULL, OPTION_PORT_FILE },
 	{ "ca-file", required_argument, NULL, OPTION_CA_FILE },
 	{ "ready-fd", required_argument, NULL, OPTION_READY_FD },
@@ -132,6 +134,8 @@ option_take(struct options *o, int code, const char *value)
 	switch (code) {
 	case OPTION_LISTEN:
 		return listen_parse(value, &o->port);
+	case OPTION_ADVERTISE:
+		return listen_parse(value, &o->advertised_port);
 	case OPTION_PORT_FILE:
 		o->port_file = value;
 		return 0;
@@ -373,6 +377,7 @@ serve(struct options *o)
 	r = wire_listen(world.loop, o->port, &wire, &listener, &world.port);
 	if (r < 0)
 		fail("cannot listen", r);
+	world.advertised_port = o->advertised_port ? o->advertised_port : world.port;
 	signal(SIGPIPE, SIG_IGN);
 	ev_signal_init(&signals[0], on_signal, SIGTERM);
 	ev_signal_init(&signals[1], on_signal, SIGINT);

@@ -63,7 +63,7 @@ struct world {
 	struct sandbox_host host;
 	struct jwt_issuer jwt;
 	char *token_id, *token_secret;
-	uint16_t port;
+	uint16_t port, advertised_port;         /* listened on; in the router URLs given out */
 	bool unary_stdin_only, strict_order, jwt_cut_streams;
 	struct app *apps;
 	struct secret *secrets;
