@@ -463,7 +463,9 @@ def inherited_settings(world):
     start = world.start(preexec_fn=change)
     assert start["umask"] == 0o077
     assert start["nice"] == min(nice + 5, 19)
-    assert start["ignored"] == 1 << (signal.SIGHUP - 1) | 1 << 63
+    # glibc's posix_spawn() leaves the signals that it keeps for itself ignored, and make starts us with it
+    own = 1 << 31 | 1 << 32
+    assert start["ignored"] & ~own == 1 << (signal.SIGHUP - 1) | 1 << 63
     assert start["blocked"] == 1 << (signal.SIGUSR2 - 1) | 1 << 34
     assert start["limits"].pop(resource.RLIMIT_NOFILE) == (123, 456)
     unlimited = lambda value: 2**64 - 1 if value == resource.RLIM_INFINITY else value
