@@ -438,7 +438,8 @@ lane_flush(struct lane *lane, int64_t now_us)
 		lane_drop(lane);
 		return;
 	}
-	if (buf_len(&lane->input) > 0)
+	/* if answers had to be written before more could be asked for, now they are */
+	if (buf_len(&lane->input) > 0 || lane->in.events == 0)
 		lane_process(lane);
 }
 
