@@ -62,8 +62,10 @@ def stop(process):
         process.wait()
 
 
-def memory_kib(pid, field="VmRSS"):
-    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+def memory_kib(pid, field="Rss"):
+    """Rss is counted page by page; VmHWM, the peak, comes from the kernel's counters, which may lag by some pages."""
+    file = "smaps_rollup" if field == "Rss" else "status"
+    for line in pathlib.Path(f"/proc/{pid}/{file}").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1])
     raise Failure(f"process {pid} has no {field}")
@@ -103,9 +105,9 @@ class Server:
 
 
 class Broker:
-    """One modalsh-broker with its sandbox and lane up; prefix is what it is started under."""
+    """One modalsh-broker with its sandbox and lane up; prefix is what it is started under, more_env what it gets too."""
 
-    def __init__(self, bench, server, name, prefix=()):
+    def __init__(self, bench, server, name, prefix=(), more_env=None):
         self.socket = bench.work / f"{name}.sock"
         config = bench.work / f"{name}.json"
         config.write_text(json.dumps({
@@ -118,7 +120,7 @@ class Broker:
         ready_read, ready_write = os.pipe()
         self.process = bench.start(
             [*prefix, bench.program("modalsh-broker"), "--config", config, "--foreground", "--ready-fd",
-             str(ready_write)], f"{name}.log", env=bench.token_env, pass_fds=[ready_write])
+             str(ready_write)], f"{name}.log", env={**bench.token_env, **(more_env or {})}, pass_fds=[ready_write])
         os.close(ready_write)
         with os.fdopen(ready_read, "rb") as ready:
             if not ready.read(1):
@@ -474,7 +476,7 @@ class Bench:
         name = f"weighed{runs}"
         out = self.work / f"{name}.callgrind"
         prefix = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}"]
-        broker = Broker(self, self.server(0), name, prefix)
+        broker = Broker(self, self.server(0), name, prefix, {"LD_PRELOAD": str(self.tool("no_seccomp.so"))})
         self.measure(["--count", str(runs), "--warmup", "0"], [str(self.shim_as("sh")), "-c", "true"], broker.env)
         stop(broker.process)
         for line in out.read_text().splitlines():

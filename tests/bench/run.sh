@@ -32,6 +32,7 @@ trap 'rm -rf "$tool_dir"' EXIT
 for tool in delay_proxy spawn_bench; do
 	"${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -o "$tool_dir/$tool" "$here/$tool.c"
 done
+"${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -shared -fPIC -o "$tool_dir/no_seccomp.so" "$here/no_seccomp.c"
 sdk_dir=$tool_dir
 case ,$columns, in
 *,sdk,*) sdk_dir=$("$here/../peers/run.sh" --install-only --only python-v2) ;;
