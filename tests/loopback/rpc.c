@@ -30,7 +30,8 @@ struct call {
 	struct h2_stream *stream;
 	const struct rpc_server *server;
 	const struct rpc_method *method;
-	struct bytes in;
+	struct bytes in;                        /* does not move while a message is current */
+	struct bytes later;                     /* what comes meanwhile */
 	size_t held;                            /* received, not yet acknowledged to the peer */
 	size_t message_len;                     /* of the message at the front of in, if current */
 	bool current, request_ended, taking;
@@ -315,6 +316,25 @@ call_run(struct call *c)
 	protobuf_c_message_free_unpacked(request, NULL);
 }
 
+/* A complete message, or as much as there is, is at the front of c->in. */
+static void
+call_gather(struct call *c)
+{
+	struct bytes empty = { 0 };
+
+	if (c->later.len == 0 ||
+	    (c->in.len >= PREFIX_LEN && c->in.len >= PREFIX_LEN + message_len(bytes_front(&c->in))))
+		return;
+	if (c->in.len == 0) {
+		bytes_free(&c->in);
+		c->in = c->later;
+		c->later = empty;
+		return;
+	}
+	bytes_append(&c->in, bytes_front(&c->later), c->later.len);
+	bytes_drop(&c->later, c->later.len);
+}
+
 /* Hands over messages until one stays or none is complete. */
 static void
 call_take(struct call *c)
@@ -322,10 +342,15 @@ call_take(struct call *c)
 	if (c->taking)
 		return;
 	c->taking = true;
-	while (!c->ended && !c->current && c->in.len >= PREFIX_LEN) {
-		const uint8_t *prefix = bytes_front(&c->in);
-		size_t len = message_len(prefix);
+	while (!c->ended && !c->current) {
+		const uint8_t *prefix;
+		size_t len;
 
+		call_gather(c);
+		if (c->in.len < PREFIX_LEN)
+			break;
+		prefix = bytes_front(&c->in);
+		len = message_len(prefix);
 		if (prefix[0] != 0) {
 			rpc_end(c, STATUS_UNIMPLEMENTED, "compressed messages are not supported");
 		} else if (len > MESSAGE_LEN_MAX) {
@@ -378,7 +403,7 @@ call_on_data(void *user, const uint8_t *data, size_t len)
 		h2_consumed(c->stream, len);
 		return;
 	}
-	bytes_append(&c->in, data, len);
+	bytes_append(c->current ? &c->later : &c->in, data, len);
 	c->held += len;
 	call_take(c);
 }
@@ -481,6 +506,7 @@ call_gone(void *user)
 	c->ended = true;
 	call_over(c);
 	bytes_free(&c->in);
+	bytes_free(&c->later);
 	bytes_free(&c->out);
 	free(c->status_message);
 	free(c);
