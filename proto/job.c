@@ -214,7 +214,7 @@ check_stream(const struct job_start *start, uint32_t index)
 	if (stream->kind != JOB_STREAM_SAME)
 		return 0;
 	for (i = 0; i < index; i++) {
-		if (start->streams[i].stream == stream->same_as)
+		if (start->streams[i].stream == stream->refers_to)
 			return start->streams[i].kind == JOB_STREAM_SAME ? -EBADMSG : 0;
 	}
 	return -EBADMSG;
@@ -231,7 +231,7 @@ take_streams(struct view *body, struct job_start *start)
 		struct job_stream *stream = &start->streams[i];
 
 		if (view_u32(body, &stream->stream) < 0 || view_u8(body, &stream->kind) < 0 ||
-		    view_u32(body, &stream->same_as) < 0 || view_u32(body, &stream->pipe_len) < 0 ||
+		    view_u32(body, &stream->refers_to) < 0 || view_u32(body, &stream->pipe_len) < 0 ||
 		    check_stream(start, i) < 0)
 			return -EBADMSG;
 	}
@@ -295,7 +295,7 @@ put_lists(struct buf *out, const struct job_start *start)
 		const struct job_stream *stream = &start->streams[i];
 
 		if ((r = buf_put_u32(out, stream->stream)) == 0 && (r = buf_put_u8(out, stream->kind)) == 0 &&
-		    (r = buf_put_u32(out, stream->same_as)) == 0)
+		    (r = buf_put_u32(out, stream->refers_to)) == 0)
 			r = buf_put_u32(out, stream->pipe_len);
 	}
 	return r;
@@ -412,7 +412,7 @@ job_control_decode(uint8_t type, struct view body, struct job_control *ret)
 	if (type == JOB_SIGNAL) {
 		if (view_u8(&body, &control.signal) < 0 || control.signal < 1 ||
 		    control.signal > SIGNAL_MAX || view_u8(&body, &control.scope) < 0 ||
-		    control.scope < JOB_SCOPE_PROCESS || control.scope > JOB_SCOPE_SESSION)
+		    control.scope < JOB_SCOPE_PROCESS || control.scope > JOB_SCOPE_LEADER)
 			return -EBADMSG;
 	} else if (type != JOB_WINCH || take_winsize(&body, &control.winsize) < 0) {
 		return -EBADMSG;

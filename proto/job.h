@@ -45,7 +45,12 @@ enum job_type {
 	JOB_ACCEPTED = 0xa2,
 };
 
-enum job_scope { JOB_SCOPE_PROCESS = 1, JOB_SCOPE_GROUP = 2, JOB_SCOPE_SESSION = 3 };
+enum job_scope {
+	JOB_SCOPE_PROCESS = 1,
+	JOB_SCOPE_GROUP = 2,
+	JOB_SCOPE_SESSION = 3,
+	JOB_SCOPE_LEADER = 4,
+};
 
 enum job_stage {
 	JOB_STAGE_FORK = 1,
@@ -58,9 +63,19 @@ enum job_stage {
 
 enum job_refusal { JOB_NOT_RUN = 1, JOB_RESULT_UNKNOWN = 2, JOB_TIMED_OUT = 3 };
 
+/* Minor numbers of the memory devices (major number 1) that every machine has, as DEVICE refers to them. */
+enum job_device {
+	JOB_DEVICE_DIRECTORY = 0, /* not a device: any directory */
+	JOB_DEVICE_NULL = 3,
+	JOB_DEVICE_ZERO = 5,
+	JOB_DEVICE_FULL = 7,
+	JOB_DEVICE_RANDOM = 8,
+	JOB_DEVICE_URANDOM = 9,
+};
+
 enum job_stream_kind {
 	JOB_STREAM_CLOSED = 0,
-	JOB_STREAM_NULL = 1,
+	JOB_STREAM_DEVICE = 1,
 	JOB_STREAM_IN = 2,
 	JOB_STREAM_OUT = 3,
 	JOB_STREAM_SAME = 4,
@@ -90,7 +105,7 @@ struct job_limit {
 struct job_stream {
 	uint32_t stream;
 	uint8_t kind; /* enum job_stream_kind */
-	uint32_t same_as;
+	uint32_t refers_to;
 	uint32_t pipe_len;
 };
 

@@ -318,12 +318,27 @@ take_frames(struct shim *shim)
 
 /* ---- signals ---- */
 
-/* The kernel's signals, and those for the leader of a group, are meant for the group: a shell's children run in its group
- * and get them too. */
+static bool
+is_job_control(int signal)
+{
+	return signals_is_stop(signal) || signal == SIGCONT;
+}
+
+static bool
+is_termination(int signal)
+{
+	return signal == SIGHUP || signal == SIGINT || signal == SIGQUIT || signal == SIGTERM;
+}
+
+/* PROTOCOL.md, "Which scope". */
 static uint8_t
 signal_scope(const struct signals_event *event)
 {
-	return event->from_kernel || getpgrp() == getpid() ? JOB_SCOPE_GROUP : JOB_SCOPE_PROCESS;
+	if (event->from_kernel || is_job_control(event->signal))
+		return JOB_SCOPE_GROUP;
+	if (is_termination(event->signal) && getpgrp() == getpid())
+		return JOB_SCOPE_LEADER;
+	return JOB_SCOPE_PROCESS;
 }
 
 static void
@@ -439,7 +454,8 @@ main(int argc, char **argv)
 		fail(&shim, CODE_REFUSED, "%s; %s", err.text, not_run);
 	answer_locally(&shim, argv);
 	shim.ignored = signals_ignored();
-	r = signals_open(~shim.ignored & ~signals_bit(SIGCHLD), &shim.signal_fd);
+	/* those that are ignored too: the command may have given them a handler since */
+	r = signals_open(~signals_bit(SIGCHLD), &shim.signal_fd);
 	if (r < 0)
 		fail(&shim, CODE_REFUSED, "listening for signals: %s; %s", strerror(-r), not_run);
 	tty_find(shim.was_open, &shim.tty);

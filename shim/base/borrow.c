@@ -14,8 +14,31 @@
 
 /* linux/fs.h and linux/kcmp.h, which not every libc's headers reach. */
 enum { RWF_NOWAIT_FLAG = 8, KCMP_FILE_TYPE = 0 };
-/* Linux: the null device is character device 1:3. */
-enum { NULL_MAJOR = 1, NULL_MINOR = 3 };
+/* Linux: the memory devices. */
+enum { MEMORY_MAJOR = 1, NULL_MINOR = 3, ZERO_MINOR = 5, FULL_MINOR = 7, RANDOM_MINOR = 8, URANDOM_MINOR = 9 };
+
+int
+borrow_device(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (S_ISDIR(st.st_mode))
+		return 0;
+	if (!S_ISCHR(st.st_mode) || major(st.st_rdev) != MEMORY_MAJOR)
+		return -EINVAL;
+	switch (minor(st.st_rdev)) {
+	case NULL_MINOR:
+	case ZERO_MINOR:
+	case FULL_MINOR:
+	case RANDOM_MINOR:
+	case URANDOM_MINOR:
+		return (int)minor(st.st_rdev);
+	default:
+		return -EINVAL;
+	}
+}
 
 int
 borrow_kind(int fd)
@@ -25,7 +48,7 @@ borrow_kind(int fd)
 
 	if (flags < 0 || fstat(fd, &st) < 0)
 		return -errno;
-	if ((flags & O_PATH) != 0 || S_ISDIR(st.st_mode))
+	if ((flags & O_PATH) != 0)
 		return -EBADF;
 	if (S_ISREG(st.st_mode))
 		return BORROW_FILE;
@@ -33,8 +56,8 @@ borrow_kind(int fd)
 		return BORROW_PIPE;
 	if (S_ISSOCK(st.st_mode))
 		return BORROW_SOCKET;
-	if (S_ISCHR(st.st_mode) && major(st.st_rdev) == NULL_MAJOR && minor(st.st_rdev) == NULL_MINOR)
-		return BORROW_NULL;
+	if (borrow_device(fd) >= 0)
+		return BORROW_EVERYWHERE;
 	return isatty(fd) ? BORROW_TTY : BORROW_OTHER;
 }
 
@@ -67,7 +90,7 @@ borrow_read(int fd, enum borrow_kind kind, void *data, size_t len)
 	ssize_t got;
 
 	do {
-		if (kind == BORROW_FILE || kind == BORROW_NULL)
+		if (kind == BORROW_FILE || kind == BORROW_EVERYWHERE)
 			got = read(fd, data, len);
 		else if (kind == BORROW_SOCKET)
 			got = recv(fd, data, len, MSG_DONTWAIT);
@@ -93,7 +116,7 @@ borrow_write(int fd, enum borrow_kind kind, const void *data, size_t len)
 	ssize_t put;
 
 	do {
-		if (kind == BORROW_FILE || kind == BORROW_NULL)
+		if (kind == BORROW_FILE || kind == BORROW_EVERYWHERE)
 			put = write(fd, data, len);
 		else if (kind == BORROW_SOCKET)
 			put = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);

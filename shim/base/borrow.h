@@ -12,7 +12,7 @@
 #include <sys/types.h>
 
 enum borrow_kind {
-	BORROW_NULL,   /* /dev/null */
+	BORROW_EVERYWHERE, /* /dev/null, zero, full, random, urandom, a directory: borrow_device() */
 	BORROW_FILE,   /* a regular file: never waits for a peer, has an offset */
 	BORROW_PIPE,   /* a pipe or fifo */
 	BORROW_SOCKET, /* a stream socket */
@@ -20,8 +20,11 @@ enum borrow_kind {
 	BORROW_OTHER,  /* another device */
 };
 
-/* What fd is, or -errno; a directory or a descriptor opened with O_PATH is -EBADF, as reading and writing it would say. */
+/* What fd is, or -errno; a descriptor opened with O_PATH is -EBADF, as reading and writing it would say. */
 int borrow_kind(int fd);
+
+/* The minor number of the memory device (major number 1) that fd is, 0 for a directory; -EINVAL for anything else. */
+int borrow_device(int fd);
 
 /* Whether two descriptors are one open file description (kcmp(2)); where the kernel has no kcmp, whether they are the same
  * pipe, socket or device, which is the same to a reader. */

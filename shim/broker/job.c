@@ -320,9 +320,12 @@ channel_open(struct channel *channel, struct job_stream *stream, int fd, struct 
 	struct job_context *context = channel->job->context;
 	int kind = borrow_kind(fd), r;
 
-	if (kind < 0 || kind == BORROW_NULL) {
-		/* what cannot be read or written locally either is closed for the command */
-		stream->kind = kind < 0 ? JOB_STREAM_CLOSED : JOB_STREAM_NULL;
+	if (kind < 0) {
+		stream->kind = JOB_STREAM_CLOSED; /* it cannot be read or written locally either */
+		fd_cleanup(&fd);
+	} else if (kind == BORROW_EVERYWHERE) {
+		stream->kind = JOB_STREAM_DEVICE;
+		stream->refers_to = (uint32_t)borrow_device(fd);
 		fd_cleanup(&fd);
 	} else if (fd_reads(fd, stream->stream)) {
 		stream->kind = JOB_STREAM_IN;
@@ -366,7 +369,7 @@ job_open_channels(struct job *job, struct job_start *start, const int *fds, size
 		}
 		fd = fds[next++];
 		by_index[i] = fd;
-		if (!fd_reads(fd, stream->stream) && find_same(job, by_index, i, fd, &stream->same_as)) {
+		if (!fd_reads(fd, stream->stream) && find_same(job, by_index, i, fd, &stream->refers_to)) {
 			stream->kind = JOB_STREAM_SAME;
 			by_index[i] = -1;
 			fd_cleanup(&fd);

@@ -87,7 +87,7 @@ source_open(struct source *source)
 	case BORROW_SOCKET:
 	case BORROW_TTY:
 	case BORROW_OTHER:
-	case BORROW_NULL:
+	case BORROW_EVERYWHERE:
 		ev_io_init(&source->watcher, descriptor_readable, source->fd, EV_READ);
 		source->watcher.data = source;
 		return r;

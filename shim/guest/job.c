@@ -19,6 +19,7 @@ enum { WAIT_URGENT_US = 0, WAIT_GATHER_US = 200, WAIT_STARTED_US = 5000, GATHER_
 
 enum {
 	KILL_WAIT_US = 2 * 1000 * 1000,
+	GROUP_WAIT_US = 100 * 1000, /* PROTOCOL.md, SIGNAL, scope 4 */
 	TERMINAL_WAIT_US = 20 * 1000,
 	US_PER_S = 1000 * 1000,
 	SWEEP_FIRST = 16,
@@ -228,7 +229,7 @@ job_new(struct job_table *table, uint32_t number, size_t output_count, size_t in
 		return NULL;
 	job->table = table;
 	job->number = number;
-	job->kill_at_us = job->terminal_at_us = never;
+	job->kill_at_us = job->group_at_us = job->terminal_at_us = never;
 	job->outputs = calloc(output_count + 1, sizeof *job->outputs);
 	job->inputs = calloc(input_count + 1, sizeof *job->inputs);
 	if (job->outputs == NULL || job->inputs == NULL) {
@@ -362,6 +363,29 @@ start_piped(struct job *job, const struct job_stream *stream, struct ends *ends,
 	return r < 0 ? r : 1;
 }
 
+/* Returns 1 with *ret_source, or -errno. */
+static int
+start_device(const struct job_stream *stream, struct ends *ends, int *ret_source)
+{
+	static const char *const paths[] = {
+		[JOB_DEVICE_NULL] = "/dev/null",     [JOB_DEVICE_ZERO] = "/dev/zero",
+		[JOB_DEVICE_FULL] = "/dev/full",     [JOB_DEVICE_RANDOM] = "/dev/random",
+		[JOB_DEVICE_URANDOM] = "/dev/urandom",
+	};
+	int fd;
+
+	if (stream->refers_to == JOB_DEVICE_DIRECTORY)
+		fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	else if (stream->refers_to < sizeof paths / sizeof paths[0] && paths[stream->refers_to] != NULL)
+		fd = open(paths[stream->refers_to], O_RDWR | O_CLOEXEC);
+	else
+		return -ENODEV;
+	if (fd < 0)
+		return -errno;
+	*ret_source = ends->fds[ends->count++] = fd;
+	return 1;
+}
+
 /* Returns 1 with *ret_source for the command's descriptor, 0 for one that stays closed, -errno. */
 static int
 start_stream(struct job *job, const struct job_stream *stream, struct spawn_plan *plan, struct ends *ends,
@@ -370,11 +394,10 @@ start_stream(struct job *job, const struct job_stream *stream, struct spawn_plan
 	int r;
 
 	switch ((enum job_stream_kind)stream->kind) {
-	case JOB_STREAM_NULL:
-		*ret_source = -1;
-		return 1;
+	case JOB_STREAM_DEVICE:
+		return start_device(stream, ends, ret_source);
 	case JOB_STREAM_SAME:
-		return plan_find(plan, stream->same_as, ret_source);
+		return plan_find(plan, stream->refers_to, ret_source);
 	case JOB_STREAM_TTY:
 		r = start_terminal(job, plan->start, stream->stream, &plan->terminal);
 		if (r < 0)
@@ -528,12 +551,23 @@ job_terminal_ended(struct job *job)
 			input_close(&job->inputs[i]);
 }
 
+/* The group of a process that was signalled alone. */
+static void
+job_signal_rest(struct job *job)
+{
+	proc_signal_followers(job->pid, job->process_signal);
+	job->group_at_us = never;
+}
+
 static void
 job_exited(struct job *job, int wait_status, const struct rusage *usage)
 {
 	if (wstat_from_wait(wait_status, &job->exit.wstat) < 0)
 		return; /* stopped or continued: not asked for */
 	job->exited = true;
+	if (job->exit.wstat.kind == WSTAT_SIGNALED && job->exit.wstat.value == job->process_signal)
+		job_signal_rest(job);
+	job->group_at_us = never;
 	job->exit.user_us = timeval_us(usage->ru_utime);
 	job->exit.system_us = timeval_us(usage->ru_stime);
 	job->exit.max_rss_kib = (uint64_t)usage->ru_maxrss;
@@ -558,6 +592,23 @@ job_table_reaped(struct job_table *table, pid_t pid, int wait_status, const stru
 	}
 }
 
+static void
+job_signal(struct job *job, int signal_number, uint8_t scope)
+{
+	if (scope == JOB_SCOPE_SESSION) {
+		proc_signal_sessions(&job->pid, 1, signal_number);
+	} else if (scope == JOB_SCOPE_GROUP || job->exited) {
+		killpg(job->pid, signal_number);
+	} else {
+		kill(job->pid, signal_number);
+		job->process_signal = signal_number;
+		if (scope == JOB_SCOPE_LEADER) {
+			job->group_at_us = loop_now_us() + GROUP_WAIT_US;
+			job_poll_wanted(job, job->group_at_us);
+		}
+	}
+}
+
 void
 job_control(struct job *job, const struct job_control *control)
 {
@@ -570,14 +621,8 @@ job_control(struct job *job, const struct job_control *control)
 				terminal_resize(job->outputs[i].watch.fd, &control->winsize);
 		return;
 	}
-	if (job->pid <= 0)
-		return;
-	if (control->scope == JOB_SCOPE_SESSION)
-		proc_signal_sessions(&job->pid, 1, control->signal);
-	else if (control->scope == JOB_SCOPE_GROUP)
-		killpg(job->pid, control->signal);
-	else if (!job->exited)
-		kill(job->pid, control->signal);
+	if (job->pid > 0)
+		job_signal(job, control->signal, control->scope);
 }
 
 void
@@ -853,6 +898,8 @@ job_tick(struct job *job, int64_t now_us)
 {
 	if (job->kill_at_us <= now_us)
 		job_kill_now(job);
+	if (job->group_at_us <= now_us)
+		job_signal_rest(job);
 	if (job->terminal_at_us <= now_us) {
 		job->terminal_at_us = never;
 		for (size_t i = 0; i < job->output_count; i++)
@@ -865,6 +912,7 @@ job_tick(struct job *job, int64_t now_us)
 		job_poll_wanted(job, job->inputs[i].poll_at_us);
 	}
 	job_poll_wanted(job, job->kill_at_us);
+	job_poll_wanted(job, job->group_at_us);
 	job_poll_wanted(job, job->terminal_at_us);
 }
 

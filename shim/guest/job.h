@@ -38,6 +38,8 @@ struct job {
 	struct job_failure failure;
 	struct job_exit exit;
 	int64_t kill_at_us;	/* when what is left of it is killed; INT64_MAX: not */
+	int process_signal;	/* last one sent to the process alone, for the rest of its group if it dies of it */
+	int64_t group_at_us;	/* when the rest of the group gets that signal in any case; INT64_MAX: not */
 	int64_t terminal_at_us; /* when the terminal has had time to pass on the last output; INT64_MAX: no matter */
 	bool ready;
 	bool failed;

@@ -18,6 +18,7 @@ enum { STAT_LEN_MAX = 512, PROCESSES_MAX = 4 * 1024 * 1024, PROCESSES_FIRST = 25
 struct process {
 	pid_t pid;
 	pid_t parent;
+	pid_t group;
 	pid_t session;
 	bool chosen;
 };
@@ -36,7 +37,7 @@ process_read(int proc_fd, const char *name, struct process *ret)
 	char text[STAT_LEN_MAX];
 	cleanup_close int fd = -1;
 	const char *rest;
-	int parent, session;
+	int parent, group, session;
 	ssize_t len;
 
 	snprintf(path, sizeof path, "%.32s/stat", name);
@@ -48,9 +49,11 @@ process_read(int proc_fd, const char *name, struct process *ret)
 		return -ESRCH;
 	text[len] = '\0';
 	rest = strrchr(text, ')');
-	if (rest == NULL || sscanf(rest + 1, " %*c %d %*d %d", &parent, &session) != 2)
+	if (rest == NULL || sscanf(rest + 1, " %*c %d %d %d", &parent, &group, &session) != 3)
 		return -EBADMSG;
-	*ret = (struct process){ .pid = (pid_t)atoi(name), .parent = parent, .session = session };
+	*ret = (struct process){
+		.pid = (pid_t)atoi(name), .parent = parent, .group = group, .session = session
+	};
 	return 0;
 }
 
@@ -123,6 +126,20 @@ proc_signal_sessions(const pid_t *sessions, size_t count, int signal_number)
 
 	for (size_t i = 0; i < list.count; i++)
 		list.items[i].chosen = contains(sessions, count, list.items[i].session);
+	if (r == 0)
+		r = process_list_signal(&list, signal_number);
+	free(list.items);
+	return r;
+}
+
+int
+proc_signal_followers(pid_t leader, int signal_number)
+{
+	struct process_list list = { 0 };
+	int r = process_list_read(&list);
+
+	for (size_t i = 0; i < list.count; i++)
+		list.items[i].chosen = list.items[i].group == leader && list.items[i].pid != leader;
 	if (r == 0)
 		r = process_list_signal(&list, signal_number);
 	free(list.items);

@@ -8,6 +8,9 @@
 /* Sends the signal to every process of these sessions.  Returns how many there were, or -errno. */
 int proc_signal_sessions(const pid_t *sessions, size_t count, int signal_number);
 
+/* Sends the signal to every process of the group that this process leads, but not to itself.  The same. */
+int proc_signal_followers(pid_t leader, int signal_number);
+
 /* Sends the signal to every descendant of this process.  Returns how many there were, or -errno. */
 int proc_signal_descendants(int signal_number);
 

@@ -78,9 +78,7 @@ child_move_sources(struct spawn_stream *streams, size_t count)
 		if (streams[i].target > target_max)
 			target_max = streams[i].target;
 	for (size_t i = 0; i < count; i++) {
-		if (streams[i].source < 0)
-			streams[i].source = open("/dev/null", O_RDWR | O_CLOEXEC);
-		if (streams[i].source >= 0 && streams[i].source <= target_max)
+		if (streams[i].source <= target_max)
 			streams[i].source = fcntl(streams[i].source, F_DUPFD_CLOEXEC, target_max + 1);
 		if (streams[i].source < 0)
 			return -1;

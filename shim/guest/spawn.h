@@ -20,7 +20,7 @@ struct spawn_base {
 };
 
 struct spawn_stream {
-	int source; /* descriptor of the daemon, close-on-exec; -1: /dev/null */
+	int source; /* descriptor of the daemon, close-on-exec */
 	int target; /* what the command sees */
 };
 

@@ -21,7 +21,8 @@ import traceback
 
 HELLO, START, IN, IN_EOF, ACK, OUT_CLOSE, SIGNAL, WINCH, EXIT_ACK, PING, CLOSE, KILL = range(1, 13)
 HELLO_REPLY, STARTED, FAILED, IN_USED, IN_CLOSED, OUT, OUT_EOF, EXIT, PONG, DONE = range(0x81, 0x8b)
-K_CLOSED, K_NULL, K_IN, K_OUT, K_SAME, K_TTY = range(6)
+K_CLOSED, K_DEVICE, K_IN, K_OUT, K_SAME, K_TTY = range(6)
+DEVICE_NULL = 3
 EXITED, SIGNALED = 1, 2
 WINDOW_MIN, WINDOW_MAX, IN_WINDOW = 64 << 10, 2 << 20, 256 << 10
 WAIT_S = 20.0
@@ -113,9 +114,9 @@ class Lane:
 
     def start(self, number, argv, streams=None, program=None, env=(), env_base=1, cwd="/", umask=0o22, nice=0,
               ignored=0, blocked=0, limits=(), winsize=(0, 0, 0, 0), tio=b"", more=b""):
-        """Returns the START frame's Result; streams: list of (number, kind[, same_as[, pipe_len]])."""
+        """Returns the START frame's Result; streams: list of (number, kind[, refers_to[, pipe_len]])."""
         if streams is None:
-            streams = [(0, K_NULL), (1, K_OUT), (2, K_OUT)]
+            streams = [(0, K_DEVICE, DEVICE_NULL), (1, K_OUT), (2, K_OUT)]
         argv = [nbytes(a) for a in argv]
         body = raw(nbytes(program) if program is not None else argv[0]) + strings(argv)
         body += strings([nbytes(e) for e in env]) + struct.pack("<B", env_base) + raw(nbytes(cwd))
@@ -125,6 +126,8 @@ class Lane:
         body += struct.pack("<I", len(streams))
         job = Result()
         for stream in streams:
+            if stream[1] == K_NULL:
+                stream = (stream[0], K_DEVICE, DEVICE_NULL)
             stream = tuple(stream) + (0,) * (4 - len(stream))
             body += struct.pack("<IBII", *stream)
             if stream[1] in (K_OUT, K_TTY):
@@ -397,7 +400,7 @@ def exit_codes_and_signal_deaths(g):
 def same_pipe_keeps_order(g):
     lane = g.lane()
     job = lane.run(1, ["sh", "-c", "for i in 1 2 3 4 5; do echo o$i; echo e$i >&2; done"],
-                   streams=[(0, K_NULL), (1, K_OUT), (2, K_SAME, 1)])
+                   streams=[(0, K_DEVICE, DEVICE_NULL), (1, K_OUT), (2, K_SAME, 1)])
     equal(job.out[1], b"".join(b"o%d\ne%d\n" % (i, i) for i in range(1, 6)))
     equal(list(job.eof), [1])
 
@@ -410,11 +413,26 @@ def closed_null_and_high_descriptors(g):
     lines = job.out[5].split()
     equal([x for x in lines if x.isdigit()], [b"5"])
     job = lane.run(2, ["python3", "-c", "import os;print(sorted(int(f) for f in os.listdir('/proc/self/fd')))"],
-                   streams=[(0, K_NULL), (1, K_OUT), (2, K_SAME, 1)])
+                   streams=[(0, K_DEVICE, DEVICE_NULL), (1, K_OUT), (2, K_SAME, 1)])
     equal(job.out[1], b"[0, 1, 2, 3]\n")  # 3 is the directory itself
     job = lane.run(3, ["bash", "-c", "exec 2>&63; cat <&9 >&1; echo x >&2; [ -e /proc/$$/fd/8 ] || echo no8"],
-                   streams=[(0, K_CLOSED), (1, K_OUT), (8, K_CLOSED), (9, K_NULL), (63, K_OUT)])
+                   streams=[(0, K_CLOSED), (1, K_OUT), (8, K_CLOSED), (9, K_DEVICE, DEVICE_NULL), (63, K_OUT)])
     equal((job.out[63], job.out[1]), (b"x\n", b"no8\n"))
+
+
+@test
+def devices(g):
+    lane = g.lane()
+    streams = [(1, K_OUT), (2, K_SAME, 1)]
+    for number, (device, name) in enumerate(((3, "null"), (5, "zero"), (7, "full"), (8, "random"), (9, "urandom")), 1):
+        job = lane.run(number, ["sh", "-c", "readlink /proc/self/fd/0"], streams=[(0, K_DEVICE, device)] + streams)
+        equal(job.out[1], b"/dev/%s\n" % name.encode())
+    job = lane.run(10, ["sh", "-c", "readlink /proc/self/fd/0"], streams=[(0, K_DEVICE, 0)] + streams)
+    equal(job.out[1], b"/\n")
+    assert lane.run(11, ["true"], streams=[(0, K_DEVICE, 1)]).failed[0] == 2
+    assert lane.run(12, ["true"], streams=[(0, K_DEVICE, 4000000000)]).failed[0] == 2
+    job = lane.run(13, ["sh", "-c", "echo x"], streams=[(0, K_DEVICE, 3), (1, K_DEVICE, 7), (2, K_OUT)])
+    assert b"No space left" in job.out[2], job.out
 
 
 @test
@@ -431,7 +449,7 @@ def descriptors_that_collide_with_the_daemons(g):
 @test
 def closed_stdout_is_closed(g):
     lane = g.lane()
-    job = lane.run(1, ["sh", "-c", "echo x"], streams=[(0, K_NULL), (1, K_CLOSED), (2, K_OUT)])
+    job = lane.run(1, ["sh", "-c", "echo x"], streams=[(0, K_DEVICE, DEVICE_NULL), (1, K_CLOSED), (2, K_OUT)])
     equal(job.exit[0], EXITED)
     assert job.exit[1] != 0 and job.out[2], job.out
 
@@ -715,7 +733,7 @@ def much_output(g):
 @test
 def nobody_acknowledges(g):
     lane = g.lane(ack=False)
-    job = lane.start(1, ["sh", "-c", "head -c 300000 /dev/zero; exit 5"], streams=[(0, K_NULL), (1, K_OUT)])
+    job = lane.start(1, ["sh", "-c", "head -c 300000 /dev/zero; exit 5"], streams=[(0, K_DEVICE, DEVICE_NULL), (1, K_OUT)])
     lane.wait(lambda: len(job.out[1]) == WINDOW_MIN)
     time.sleep(0.2)
     lane.poll(0.1)
@@ -730,7 +748,7 @@ def nobody_acknowledges(g):
 @test
 def stalled_job_stalls_alone(g):
     lane = g.lane(ack=False)
-    lane.start(1, ["yes"], streams=[(0, K_NULL), (1, K_OUT)])
+    lane.start(1, ["yes"], streams=[(0, K_DEVICE, DEVICE_NULL), (1, K_OUT)])
     lane.wait(lambda: len(lane.jobs[1].out[1]) == WINDOW_MIN)
     equal(lane.run(2, ["echo", "free"]).out[1], b"free\n")
     lane.send(KILL, 1, b"\x09")
@@ -772,7 +790,7 @@ def exit_waits_for_what_was_written(g):
 @test
 def background_writer_does_not_hold_exit(g):
     lane = g.lane()
-    job = lane.start(1, ["sh", "-c", "yes & sleep 0.2; exit 6"], streams=[(0, K_NULL), (1, K_OUT), (2, K_NULL)])
+    job = lane.start(1, ["sh", "-c", "yes & sleep 0.2; exit 6"], streams=[(0, K_DEVICE, DEVICE_NULL), (1, K_OUT), (2, K_DEVICE, DEVICE_NULL)])
     lane.wait(lambda: job.exit, 5)
     equal(job.exit, (EXITED, 6))
     lane.send(KILL, 1, b"\x09")
@@ -792,7 +810,7 @@ def first_bytes_come_at_once(g):
 @test
 def out_close_is_a_broken_pipe(g):
     lane = g.lane(ack=False)
-    job = lane.start(1, ["yes"], streams=[(0, K_NULL), (1, K_OUT)])
+    job = lane.start(1, ["yes"], streams=[(0, K_DEVICE, DEVICE_NULL), (1, K_OUT)])
     lane.wait(lambda: len(job.out[1]) > 10)
     lane.send(OUT_CLOSE, 1, struct.pack("<I", 1))
     lane.finish(1)
@@ -825,6 +843,39 @@ def signal_scopes(g):
     lane.signal(3, 1, 15, 3)
     lane.finish(3)
     gone([int(job.out[1])])
+
+
+@test
+def signal_to_a_process_that_may_lead_a_group(g):
+    lane = g.lane()
+    waits = "sleep 30 & echo $!; wait; echo woken; wait"
+    # scope 1: the rest of the group is spared as long as the process lives on, and follows it into death
+    job = lane.start(1, ["sh", "-c", "trap 'echo T' TERM; " + waits])
+    lane.wait(lambda: job.out[1].endswith(b"\n"))
+    lane.signal(1, 1, 15, 1)
+    lane.wait(lambda: b"T\n" in job.out[1])
+    sleeper = int(job.out[1].split()[0])
+    time.sleep(0.3)
+    assert alive(sleeper)
+    lane.signal(1, 2, 2, 1)
+    lane.finish(1)
+    equal(job.exit, (SIGNALED, 2))
+    job = lane.start(2, ["sh", "-c", "sleep 30 & echo $!; wait"])
+    lane.wait(lambda: job.out[1].endswith(b"\n"))
+    lane.signal(2, 1, 15, 1)
+    lane.finish(2)
+    gone([int(job.out[1])], 2)
+    # scope 4: it follows in any case, a moment later
+    job = lane.start(3, ["sh", "-c", "trap 'echo T' TERM; " + waits])
+    lane.wait(lambda: job.out[1].endswith(b"\n"))
+    sleeper = int(job.out[1])
+    began = time.monotonic()
+    lane.signal(3, 1, 15, 4)
+    gone([sleeper], 2)
+    assert time.monotonic() - began > 0.05
+    lane.finish(3)
+    for pid in (sleeper,):
+        assert not alive(pid)
 
 
 @test
@@ -971,7 +1022,7 @@ def terminal_background_and_hangup(g):
 
 @test
 def no_terminal(g):
-    job = g.lane().run(1, ["bash", "-c", "tty; : </dev/tty"], streams=[(0, K_NULL), (1, K_OUT), (2, K_OUT)])
+    job = g.lane().run(1, ["bash", "-c", "tty; : </dev/tty"], streams=[(0, K_DEVICE, DEVICE_NULL), (1, K_OUT), (2, K_OUT)])
     equal(job.out[1], b"not a tty\n")
     assert b"No such device or address" in job.out[2], job.out
 
@@ -1058,7 +1109,7 @@ def start_is_never_run_twice(g):
 def controls_after_resume(g):
     jobs = {}
     lane = g.lane(jobs=jobs)
-    job = lane.start(1, ["sleep", "30"], streams=[(0, K_NULL)])
+    job = lane.start(1, ["sleep", "30"], streams=[(0, K_DEVICE, DEVICE_NULL)])
     lane.signal(1, 3, signal.SIGCONT, 1)
     lane.ping()
     lane.drop()
@@ -1184,7 +1235,7 @@ def malformed_frames_end_the_lane_only(g):
         "ACK ahead": frame(ACK, 1, position(1, 1) + u32(WINDOW_MIN)), "ACK window": frame(ACK, 1, position(1, 0) + u32(WINDOW_MAX + 1)),
         "ACK of an input": frame(ACK, 1, position(0, 0) + u32(WINDOW_MIN)), "OUT_CLOSE of none": frame(OUT_CLOSE, 1, u32(77)),
         "SIGNAL 0": frame(SIGNAL, 1, u32(1) + b"\0\1"), "SIGNAL 65": frame(SIGNAL, 1, u32(1) + b"\x41\1"),
-        "scope 4": frame(SIGNAL, 1, u32(1) + b"\1\4"), "scope 0": frame(SIGNAL, 1, u32(1) + b"\1\0"),
+        "scope 5": frame(SIGNAL, 1, u32(1) + b"\1\5"), "scope 0": frame(SIGNAL, 1, u32(1) + b"\1\0"),
         "short WINCH": frame(WINCH, 1, u32(1)), "KILL 0": frame(KILL, 1, b"\0"), "KILL 200": frame(KILL, 1, b"\xc8"),
         "KILL without a signal": frame(KILL, 1), "EXIT_ACK with a body": frame(EXIT_ACK, 1, b"x"),
         "START of job 0": good[:5] + u32(0) + good[9:],

@@ -638,18 +638,20 @@ def every_signal_is_forwarded(world):
     assert [control["signal"] for control in controls] == numbers
     assert all(control["type"] == SIGNAL for control in controls), "SIGWINCH without a terminal is a signal"
     assert [control["sequence"] for control in controls] == list(range(1, len(numbers) + 1))
-    assert all(control["scope"] == 1 for control in controls)
+    assert all(control["scope"] == (2 if control["signal"] == signal.SIGCONT else 1) for control in controls)
 
 
 @check
-def leader_of_a_group_forwards_to_the_group(world):
-    assert forwarding(world, [15], start_new_session=True)[0]["scope"] == 2
-    assert forwarding(world, [15], preexec_fn=lambda: os.setpgid(0, 0))[0]["scope"] == 2
+def termination_of_a_leader_is_meant_for_its_group(world):
+    numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM]
+    scopes = [4, 4, 4, 1, 4]
+    for leader in ({"start_new_session": True}, {"preexec_fn": lambda: os.setpgid(0, 0)}):
+        assert [control["scope"] for control in forwarding(world, numbers, **leader)] == scopes
     assert forwarding(world, [15])[0]["scope"] == 1
 
 
 @check
-def ignored_signals_are_not_forwarded(world):
+def ignored_signals_are_forwarded_too(world):
     controls = []
     process = [None]
     ready = threading.Event()
@@ -660,14 +662,14 @@ def ignored_signals_are_not_forwarded(world):
         ready.wait(20)
         for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1):
             os.kill(process[0].pid, number)
-        controls.append(connection.control())
+        controls.extend((connection.control(), connection.control()))
         connection.send(exit_frame(1, 0))
 
     with FakeBroker(world.socket, script):
         process[0] = world.popen(preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
         ready.set()
         assert finish(process[0])[0] == 0
-    assert controls[0]["signal"] == signal.SIGUSR1
+    assert {control["signal"] for control in controls} == {signal.SIGUSR1, signal.SIGTERM}
 
 
 @check

@@ -451,7 +451,7 @@ START_TEST(test_start_comes_back)
 	for (int i = 0; i < 4; i++) {
 		ck_assert_uint_eq(got.streams[i].stream, good_start.streams[i].stream);
 		ck_assert_uint_eq(got.streams[i].kind, good_start.streams[i].kind);
-		ck_assert_uint_eq(got.streams[i].same_as, good_start.streams[i].same_as);
+		ck_assert_uint_eq(got.streams[i].refers_to, good_start.streams[i].refers_to);
 		ck_assert_uint_eq(got.streams[i].pipe_len, good_start.streams[i].pipe_len);
 	}
 	ck_assert_mem_eq(&got.winsize, &good_start.winsize, sizeof got.winsize);
@@ -773,13 +773,13 @@ change_stream_order(struct job_start *start)
 static void
 change_stream_same_later(struct job_start *start)
 {
-	start->streams[2].same_as = UINT32_MAX;
+	start->streams[2].refers_to = UINT32_MAX;
 }
 
 static void
 change_stream_same_self(struct job_start *start)
 {
-	start->streams[2].same_as = 2;
+	start->streams[2].refers_to = 2;
 }
 
 static void
