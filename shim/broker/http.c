@@ -115,7 +115,8 @@ call_release(struct http_call *call)
 		curl_easy_cleanup(call->easy);
 	slist_free(call->headers);
 	slist_free(call->connect_to);
-	call->http->call_count--;
+	if (--call->http->call_count == 0)
+		ev_unref(call->http->loop);
 	free(call);
 }
 
@@ -221,21 +222,26 @@ wakes_run(struct http *http)
 }
 
 static void
-on_prepare(struct ev_loop *loop, ev_prepare *prepare, int revents)
+work_run(struct http *http)
 {
-	struct http *http = prepare->data;
-
-	(void)revents;
 	for (int round = 0; round < ROUNDS_MAX && (http->work || http->wakes != NULL); round++) {
 		wakes_run(http);
 		http->work = false;
 		curl_run(http, CURL_SOCKET_TIMEOUT, 0);
 	}
 	if (http->work || http->wakes != NULL) {
-		ev_timer_stop(loop, &http->timer);
+		ev_timer_stop(http->loop, &http->timer);
 		ev_timer_set(&http->timer, 0., 0.);
-		ev_timer_start(loop, &http->timer);
+		ev_timer_start(http->loop, &http->timer);
 	}
+}
+
+static void
+on_prepare(struct ev_loop *loop, ev_prepare *prepare, int revents)
+{
+	(void)loop;
+	(void)revents;
+	work_run(prepare->data);
 }
 
 static void
@@ -246,6 +252,7 @@ on_timer(struct ev_loop *loop, ev_timer *timer, int revents)
 	(void)loop;
 	(void)revents;
 	http->work = true;
+	work_run(http);
 }
 
 static void
@@ -523,7 +530,9 @@ http_call_start(struct http *http, const struct http_request *request, const str
 
 	if (call != NULL) {
 		*call = (struct http_call){ .http = http, .events = events, .arg = arg };
-		http->call_count++;
+		/* curl may have work to do without a watcher to wait for it. */
+		if (http->call_count++ == 0)
+			ev_ref(http->loop);
 		call->easy = curl_easy_init();
 		r = lists_make(call, request);
 	}

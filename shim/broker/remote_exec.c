@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shim/base/clock.h"
 #include "shim/broker/grpc.h"
 #include "shim/broker/log.h"
 #include "shim/broker/sandbox_exec.h"
@@ -18,6 +19,11 @@
 /* How long output may still come after the process has ended: a child of it may hold the pipe for ever. */
 #define DRAIN_WAIT_MS 2000
 #define SUSPECT_FAULTS 5u
+/* A stream whose token is refused sooner than this after it was replaced is given up. */
+#define TOKEN_LIFE_MS_MIN 500
+/* Streams of stdin that came to nothing before single writes are tried: curl may lose the UNIMPLEMENTED that a router sends
+ * in the middle of an upload. */
+#define FRUITLESS_MAX 2u
 
 enum part_kind { PART_START, PART_OUT, PART_FEED, PART_ERR, PART_WAIT, PART_COUNT };
 
@@ -28,7 +34,7 @@ struct part {
 	ev_timer pause;
 	unsigned faults;   /* in a row */
 	bool early;	   /* NOT_FOUND before the start was confirmed: goes on when it is */
-	bool authenticated_again;
+	int64_t authenticated_ms; /* when a new token was last waited for; 0 = never */
 	bool over;
 };
 
@@ -57,13 +63,12 @@ struct remote_exec {
 	uint64_t feed_confirmed; /* bytes that the router has said to have */
 	size_t write_len;	 /* of the TaskExecStdinWrite on its way */
 	unsigned resumes;
-	bool unary; /* the router has no TaskExecStdinWriteStream */
 	bool write_eof;
 	bool close_wanted;
 };
 
 static const struct grpc_retry stream_retry = { 10, 10, 10240 };
-static const struct grpc_retry wait_retry = { 0, 1000, 1000 };
+static const struct grpc_retry wait_retry = { 0, 10, 1000 };
 
 static void part_begin(struct part *part);
 
@@ -172,8 +177,10 @@ part_too_early(struct part *part, const struct modal_reply *reply)
 static bool
 part_retry(struct part *part, const struct modal_reply *reply, const struct grpc_retry *retry)
 {
-	if (reply->code == GRPC_UNAUTHENTICATED && !part->authenticated_again) {
-		part->authenticated_again = true;
+	int64_t now_ms = clock_now_ms();
+
+	if (reply->code == GRPC_UNAUTHENTICATED && now_ms - part->authenticated_ms > TOKEN_LIFE_MS_MIN) {
+		part->authenticated_ms = now_ms;
 		part_begin(part);
 		return true;
 	}
@@ -191,7 +198,7 @@ static void
 part_flows(struct part *part)
 {
 	part->faults = 0;
-	part->authenticated_again = false;
+	part->authenticated_ms = 0;
 }
 
 static struct part *
@@ -217,6 +224,7 @@ on_started(void *arg, const struct modal_reply *reply)
 		return;
 	}
 	part->over = exec->started = true;
+	remote_exec_wake(exec);
 	for (int i = PART_OUT; i < PART_COUNT && !exec->failed; i++) {
 		struct part *other = &exec->parts[i];
 		bool waiting = other->early || !sandbox_pipelined_start(exec->sandbox);
@@ -322,7 +330,7 @@ retained_get(const struct remote_exec *exec, uint8_t *bytes, size_t len)
 	return len;
 }
 
-/* What was sent before and must be sent again comes first. */
+/* What was sent before and must be sent again comes first.  Until the exec has started all of it may have to be. */
 static size_t
 on_want(void *arg, uint8_t *bytes, size_t len)
 {
@@ -330,14 +338,16 @@ on_want(void *arg, uint8_t *bytes, size_t len)
 	struct remote_exec *exec = part->exec;
 	size_t taken;
 
+	if (!exec->started && len > RETAINED_LEN - exec->feed_taken)
+		len = (size_t)(RETAINED_LEN - exec->feed_taken);
 	if (exec->feed_at < exec->feed_taken) {
 		taken = retained_get(exec, bytes, len);
 	} else {
-		taken = exec->events->want(exec->arg, bytes, len);
+		taken = len == 0 ? 0 : exec->events->want(exec->arg, bytes, len);
 		retained_put(exec, bytes, taken);
 	}
 	exec->feed_at += taken;
-	return taken == 0 && exec->close_wanted ? MODAL_FEED_END : taken;
+	return taken == 0 && len > 0 && exec->close_wanted ? MODAL_FEED_END : taken;
 }
 
 /* The next stream begins at offset. */
@@ -354,19 +364,33 @@ feed_rewind(struct remote_exec *exec, uint64_t offset)
 	return true;
 }
 
+/* Nothing of what was sent has been taken.  False when the exec has failed of it. */
+static bool
+feed_restart(struct remote_exec *exec)
+{
+	if (feed_rewind(exec, exec->feed_confirmed))
+		return true;
+	exec_fail_text(exec, EIO, "more stdin was sent ahead of the exec's start than is kept");
+	return false;
+}
+
 static void
 on_fed(void *arg, const struct modal_reply *reply)
 {
 	struct part *part = part_release(arg);
 	struct remote_exec *exec = part->exec;
 
-	if (reply->code == GRPC_FAILED_PRECONDITION || (reply->code == GRPC_OK && reply->stdin_closed)) {
+	if (part_too_early(part, reply)) {
+		feed_restart(exec);
+	} else if (reply->code == GRPC_FAILED_PRECONDITION || (reply->code == GRPC_OK && reply->stdin_closed)) {
 		part->over = true;
 	} else if (reply->code != GRPC_OK) {
 		exec_fail(exec, reply->err);
 	} else if (!feed_rewind(exec, reply->stdin_len)) {
 		exec_fail_text(exec, EIO, "more of the exec's stdin was lost with a connection than is kept");
 	} else {
+		if (exec->resumes > FRUITLESS_MAX)
+			*sandbox_unary_stdin(exec->sandbox) = true;
 		part_begin(part);
 	}
 }
@@ -387,16 +411,6 @@ feed_resume(struct part *part, const struct modal_reply *reply)
 		exec_fail_text(exec, ENOMEM, "no memory for a request");
 }
 
-/* Nothing of what was sent has been taken.  False when the exec has failed of it. */
-static bool
-feed_restart(struct remote_exec *exec)
-{
-	if (feed_rewind(exec, exec->feed_confirmed))
-		return true;
-	exec_fail_text(exec, EIO, "more stdin was sent ahead of the exec's start than is kept");
-	return false;
-}
-
 static void
 on_feed_done(void *arg, const struct modal_reply *reply)
 {
@@ -411,7 +425,7 @@ on_feed_done(void *arg, const struct modal_reply *reply)
 		/* Closed by us, or by the process: as with a local pipe, its exit says the rest. */
 		part->over = true;
 	} else if (reply->code == GRPC_UNIMPLEMENTED) {
-		exec->unary = true;
+		*sandbox_unary_stdin(exec->sandbox) = true;
 		if (feed_restart(exec))
 			part_begin(part);
 	} else if (reply->transient || reply->code == GRPC_UNAUTHENTICATED) {
@@ -468,7 +482,7 @@ feed_begin(struct part *part, bool *ret_idle)
 {
 	struct remote_exec *exec = part->exec;
 
-	if (exec->unary)
+	if (*sandbox_unary_stdin(exec->sandbox))
 		return write_begin(part, ret_idle);
 	return modal_exec_feed(sandbox_router(exec->sandbox), exec->exec_id, exec->feed_at, on_want, on_feed_done,
 			       part);
@@ -640,9 +654,9 @@ remote_exec_wake(struct remote_exec *exec)
 
 	if (feed->over || exec->ended || exec->failed || exec->sandbox == NULL)
 		return;
-	if (!exec->unary && feed->call != NULL)
+	if (!*sandbox_unary_stdin(exec->sandbox) && feed->call != NULL)
 		modal_exec_feed_wake(feed->call);
-	else if (exec->unary && feed->call == NULL && !feed->early && !ev_is_active(&feed->pause))
+	else if (*sandbox_unary_stdin(exec->sandbox) && feed->call == NULL && !feed->early && !ev_is_active(&feed->pause))
 		part_pause(feed, 0);
 }
 

@@ -63,6 +63,7 @@ struct sandbox {
 	struct modal *modal;
 	struct modal_router *router;
 	struct exec_list execs;
+	bool unary_stdin;
 	struct modal_call *calls[STEP_COUNT];
 	struct progress progress;
 	enum sandbox_state state;
@@ -108,6 +109,12 @@ bool
 sandbox_pipelined_start(const struct sandbox *sandbox)
 {
 	return sandbox->config->pipelined_start;
+}
+
+bool *
+sandbox_unary_stdin(struct sandbox *sandbox)
+{
+	return &sandbox->unary_stdin;
 }
 
 /* ---- small steps ---- */

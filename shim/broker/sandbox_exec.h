@@ -15,6 +15,8 @@ struct modal_router *sandbox_router(const struct sandbox *sandbox);
 struct exec_list *sandbox_execs(struct sandbox *sandbox);
 struct ev_loop *sandbox_loop(const struct sandbox *sandbox);
 bool sandbox_pipelined_start(const struct sandbox *sandbox);
+/* Whether the router has turned out to take stdin in single writes alone. */
+bool *sandbox_unary_stdin(struct sandbox *sandbox);
 
 /* An exec cannot be reached: asks Modal whether the sandbox still runs.  Then either the sandbox is gone, and with it every
  * exec, or exec_list_checked() says that it is not. */
