@@ -126,8 +126,6 @@ class Lane:
         body += struct.pack("<I", len(streams))
         job = Result()
         for stream in streams:
-            if stream[1] == K_NULL:
-                stream = (stream[0], K_DEVICE, DEVICE_NULL)
             stream = tuple(stream) + (0,) * (4 - len(stream))
             body += struct.pack("<IBII", *stream)
             if stream[1] in (K_OUT, K_TTY):
