@@ -20,7 +20,7 @@
 enum {
 	JOB_BUCKETS = 1024, /* a power of two */
 	/* Ended jobs whose last output nobody acknowledged: kept for a lane that breaks now, the oldest forgotten. */
-	JOBS_LINGERING_MAX = 64,
+	JOBS_LINGERING_MAX = 16,
 };
 
 struct job_table;

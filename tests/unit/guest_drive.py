@@ -430,7 +430,7 @@ def devices(g):
     assert lane.run(11, ["true"], streams=[(0, K_DEVICE, 1)]).failed[0] == 2
     assert lane.run(12, ["true"], streams=[(0, K_DEVICE, 4000000000)]).failed[0] == 2
     job = lane.run(13, ["sh", "-c", "echo x"], streams=[(0, K_DEVICE, 3), (1, K_DEVICE, 7), (2, K_OUT)])
-    assert b"No space left" in job.out[2], job.out
+    assert b"I/O error" in job.out[2], job.out
 
 
 @test
@@ -855,9 +855,10 @@ def signal_to_a_process_that_may_lead_a_group(g):
     sleeper = int(job.out[1].split()[0])
     time.sleep(0.3)
     assert alive(sleeper)
-    lane.signal(1, 2, 2, 1)
+    lane.signal(1, 2, 1, 1)
     lane.finish(1)
-    equal(job.exit, (SIGNALED, 2))
+    equal(job.exit, (SIGNALED, 1))
+    gone([sleeper], 2)
     job = lane.start(2, ["sh", "-c", "sleep 30 & echo $!; wait"])
     lane.wait(lambda: job.out[1].endswith(b"\n"))
     lane.signal(2, 1, 15, 1)
@@ -872,8 +873,6 @@ def signal_to_a_process_that_may_lead_a_group(g):
     gone([sleeper], 2)
     assert time.monotonic() - began > 0.05
     lane.finish(3)
-    for pid in (sleeper,):
-        assert not alive(pid)
 
 
 @test
