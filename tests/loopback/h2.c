@@ -36,7 +36,7 @@ struct h2_stream {
 	struct h2_header headers[HEADERS_MAX];
 	int header_count;
 	size_t header_bytes;
-	bool request_ended;
+	bool request_ended, response_ended;
 	bool reset;
 };
 
@@ -252,7 +252,6 @@ on_body_len(nghttp2_session *session, uint8_t type, int32_t id, int32_t connecti
 	return len < (int32_t)frame_len_max ? len : (int32_t)frame_len_max;
 }
 
-/* An answer that is complete before its request is: the peer need not send the rest. */
 static int
 on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
@@ -262,10 +261,8 @@ on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 	if (frame->hd.type != NGHTTP2_HEADERS || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
 		return 0;
 	s = stream_of(session, frame->hd.stream_id);
-	if (s && !s->request_ended && !s->reset) {
-		s->reset = true;
-		nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_NO_ERROR);
-	}
+	if (s)
+		s->response_ended = true;
 	return 0;
 }
 
@@ -309,6 +306,16 @@ void
 h2_consumed(struct h2_stream *s, size_t len)
 {
 	nghttp2_session_consume_stream(s->h2->session, s->id, len);
+	wire_wants_flush(s->h2->wire);
+}
+
+void
+h2_stop(struct h2_stream *s)
+{
+	if (!s->response_ended || s->reset)
+		return;
+	s->reset = true;
+	nghttp2_submit_rst_stream(s->h2->session, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_NO_ERROR);
 	wire_wants_flush(s->h2->wire);
 }
 

@@ -52,6 +52,8 @@ bool h2_is_tls(const struct h2_stream *s);
 void h2_respond(struct h2_stream *s, const struct h2_field *fields, int count, bool end);
 void h2_body_ready(struct h2_stream *s);
 void h2_consumed(struct h2_stream *s, size_t len);
+/* The peer still sends although the answer is out: asks it to stop.  Nothing while the answer is not out. */
+void h2_stop(struct h2_stream *s);
 void h2_reset(struct h2_stream *s);
 
 #endif

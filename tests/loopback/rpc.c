@@ -110,6 +110,14 @@ call_respond(struct call *c)
 	h2_respond(c->stream, fields, count, only_trailers);
 }
 
+static bool
+call_is_client_stream(const struct call *c)
+{
+	return c->method && c->method->shape == RPC_CLIENT_STREAM;
+}
+
+/* A single request is received to its end before the answer goes out: clients that are stopped in the middle of
+ * sending one, libcurl for example, may miss the answer. */
 void
 rpc_end(struct call *c, int status, const char *format, ...)
 {
@@ -127,7 +135,8 @@ rpc_end(struct call *c, int status, const char *format, ...)
 	c->status = status;
 	c->status_message = message_encode(text);
 	call_over(c);
-	call_respond(c);
+	if (c->responded || c->request_ended || call_is_client_stream(c))
+		call_respond(c);
 }
 
 void
@@ -401,6 +410,8 @@ call_on_data(void *user, const uint8_t *data, size_t len)
 
 	if (c->ended) {
 		h2_consumed(c->stream, len);
+		if (call_is_client_stream(c))
+			h2_stop(c->stream);
 		return;
 	}
 	bytes_append(c->current ? &c->later : &c->in, data, len);
@@ -414,7 +425,10 @@ call_on_end(void *user)
 	struct call *c = user;
 
 	c->request_ended = true;
-	call_take(c);
+	if (c->ended && !c->responded)
+		call_respond(c);
+	else
+		call_take(c);
 }
 
 /* -- the start of a call */
