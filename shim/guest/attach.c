@@ -41,7 +41,8 @@ static void
 place_address(const struct place *place, struct sockaddr_un *ret)
 {
 	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	snprintf(ret->sun_path, sizeof ret->sun_path, "/proc/self/fd/%d/%s.sock", place->dir_fd, place->name);
+	snprintf(ret->sun_path, sizeof ret->sun_path, "/proc/self/fd/%d/%s.sock",
+		 place->dir_fd, place->name);
 }
 
 static int
@@ -60,7 +61,8 @@ place_find(const char *dir, struct place *place, struct err *err)
 	facts[1] = (int64_t)stat_buf.st_mtime;
 	hash = hash_bytes(hash, path, (size_t)len);
 	hash = hash_bytes(hash, facts, sizeof facts);
-	snprintf(place->name, sizeof place->name, "guest-%d-%016" PRIx64, JOB_PROTOCOL_VERSION, hash);
+	snprintf(place->name, sizeof place->name, "guest-%d-%016" PRIx64,
+		 JOB_PROTOCOL_VERSION, hash);
 	if (dir == NULL)
 		dir = dirname(path);
 	place->dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -93,15 +95,16 @@ daemon_listen(const struct place *place)
 	if (fd < 0)
 		return -errno;
 	place_address(place, &address);
-	unlink(address.sun_path); /* of a daemon that is gone: we hold the lock and nobody listened */
+	/* of a daemon that is gone: we hold the lock and nobody listened */
+	unlink(address.sun_path);
 	umask(077);
 	if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0)
 		return -errno;
 	return fd_steal(&fd);
 }
 
-/* Whoever holds the lock looks once more whether somebody listens, and else makes it so before letting go.  Connections
- * queue up from listen() on, so no daemon has to be waited for. */
+/* Whoever holds the lock looks once more whether somebody listens, and else makes it so before
+ * letting go. Connections queue up from listen() on, so no daemon has to be waited for. */
 static int
 daemon_start(const struct place *place, char *const *env, struct err *err)
 {

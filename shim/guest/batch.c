@@ -34,7 +34,8 @@ batch_clear(struct batch *batch)
 bool
 batch_empty(const struct batch *batch)
 {
-	return batch->piece_next == batch->piece_count && buf_len(&batch->heads) == batch->heads_noted;
+	return batch->piece_next == batch->piece_count &&
+	       buf_len(&batch->heads) == batch->heads_noted;
 }
 
 bool
@@ -106,7 +107,9 @@ batch_gather(struct batch *batch, struct iovec *iov)
 
 	for (size_t i = batch->piece_next; i < batch->piece_count; i++) {
 		piece = &batch->pieces[i];
-		bytes.read_only = piece->chunk == NULL ? buf_head(&batch->heads) : piece->chunk->data;
+		bytes.read_only = buf_head(&batch->heads);
+		if (piece->chunk != NULL)
+			bytes.read_only = piece->chunk->data;
 		bytes.read_only += piece->offset;
 		iov[count++] = (struct iovec){ bytes.base, piece->len };
 	}

@@ -1,5 +1,5 @@
-/* batch.h -- several frames that go into the lane with one writev(): encoded frames and headers in one queue, data where
- * the streams hold it. */
+/* batch.h -- several frames that go into the lane with one writev(): encoded frames and headers
+ * in one queue, data where the streams hold it. */
 #ifndef SHIM_GUEST_BATCH_H
 #define SHIM_GUEST_BATCH_H
 
@@ -38,11 +38,12 @@ bool batch_full(const struct batch *batch);
 
 /* Where the next frame or header is to be encoded. */
 struct buf *batch_heads(struct batch *batch);
-/* Adds data that follows the header just encoded; holds the chunk until it is written.  Not when full. */
+/* Adds data that follows the header just encoded; holds the chunk until it is written. Not when
+ * full. */
 void batch_add_data(struct batch *batch, struct chunk *chunk, size_t offset, size_t len);
 
-/* Writes what the descriptor takes.  Returns 1 when all is written (the batch is empty), 0 when there is more to write
- * later, -errno. */
+/* Writes what the descriptor takes. Returns 1 when all is written (the batch is empty), 0 when
+ * there is more to write later, -errno. */
 int batch_write(struct batch *batch, int fd);
 
 #endif

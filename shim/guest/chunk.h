@@ -1,12 +1,14 @@
-/* chunk.h -- pieces of memory that hold output.  They are counted, since a piece may still be on its way into the lane
- * when its stream has no use for it any more, and recycled, so that a fast stream works in memory that is in the cache. */
+/* chunk.h -- pieces of memory that hold output. They are counted, since a piece may still be on
+ * its way into the lane when its stream has no use for it any more, and recycled, so that a fast
+ * stream works in memory that is in the cache. */
 #ifndef SHIM_GUEST_CHUNK_H
 #define SHIM_GUEST_CHUNK_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Most commands write little: the first piece of a stream is small.  The large ones hold what a pipe holds. */
+/* Most commands write little: the first piece of a stream is small. The large ones hold what a
+ * pipe holds. */
 enum { CHUNK_LEN_FIRST = 4 * 1024, CHUNK_LEN = 64 * 1024 };
 
 struct chunk_pool {

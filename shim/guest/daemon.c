@@ -21,7 +21,8 @@
 #include "shim/guest/spawn.h"
 
 enum {
-	/* `attach` sends its descriptors right after connect(): more than these are not waited for at a time. */
+	/* `attach` sends its descriptors right after connect(): more than these are not waited
+	 * for at a time. */
 	NEWCOMERS_MAX = 8,
 	END_WAIT_MS = 2000,
 	END_STEP_MS = 20,
@@ -86,7 +87,8 @@ guest_admit(struct watch *watch, uint32_t events)
 	}
 	loop_set(&guest->loop, watch, 0);
 	lane_free(guest->lane);
-	guest->lane = lane_new(&guest->loop, &guest->table, &guest->broker, fd_steal(&watch->fd), fds[0], fds[1]);
+	guest->lane = lane_new(&guest->loop, &guest->table, &guest->broker,
+			       fd_steal(&watch->fd), fds[0], fds[1]);
 }
 
 static void
@@ -131,7 +133,8 @@ guest_init(struct guest *guest, int listener, char *const *env)
 	watch_init(&guest->listener, listener, guest_accept, guest);
 	for (size_t i = 0; i < NEWCOMERS_MAX; i++)
 		guest->newcomers[i].fd = -1;
-	prctl(PR_SET_CHILD_SUBREAPER, 1L, 0L, 0L, 0L); /* without it, orphans are init's and only not counted */
+	/* without it, orphans are init's and do not end with the lease */
+	prctl(PR_SET_CHILD_SUBREAPER, 1L, 0L, 0L, 0L);
 	if ((r = spawn_base_init(&guest->base, env)) < 0 || (r = loop_init(&guest->loop)) < 0)
 		return r;
 	job_table_init(&guest->table, &guest->loop, &guest->base);

@@ -78,7 +78,8 @@ input_drain(struct input *input)
 	size_t written = 1;
 
 	while (written > 0 && buf_len(&input->queue) > 0) {
-		if (input_write(input, buf_head(&input->queue), buf_len(&input->queue), &written) < 0) {
+		if (input_write(input, buf_head(&input->queue), buf_len(&input->queue),
+				&written) < 0) {
 			input_close(input);
 			return;
 		}
@@ -121,8 +122,8 @@ input_free(struct input *input)
 	buf_free(&input->queue);
 }
 
-/* All is written: lets the command see the end.  What it has not read yet stays countable through a read end of
- * our own, which no longer hurts: there is no writer left who would miss an EPIPE. */
+/* All is written: lets the command see the end. What it has not read yet stays countable through
+ * a read end of our own, which no longer hurts: there is no writer left who would miss an EPIPE. */
 static void
 input_pass_eof(struct input *input)
 {
@@ -137,7 +138,8 @@ input_pass_eof(struct input *input)
 	input->probe_fd = pipe_open(input->watch.fd, O_RDONLY);
 	if (input->probe_fd >= 0)
 		watch_close(input->loop, &input->watch);
-	/* else: no /proc; the end is passed on once the pipe is found empty, which costs time but loses nothing */
+	/* else: no /proc; the end is passed on once the pipe is found empty, which costs time
+	 * but loses nothing */
 }
 
 static void
@@ -192,7 +194,8 @@ input_receive(struct input *input, uint64_t offset, struct view bytes)
 		return -EBADMSG;
 	bytes.data += known;
 	bytes.len -= (size_t)known;
-	if (buf_len(&input->queue) == 0 && input_write(input, bytes.data, bytes.len, &written) < 0) {
+	if (buf_len(&input->queue) == 0 &&
+	    input_write(input, bytes.data, bytes.len, &written) < 0) {
 		input_close(input);
 		return 0;
 	}
@@ -220,8 +223,9 @@ input_finish(struct input *input, uint64_t offset)
 	return 0;
 }
 
-/* After the end of the input, and of the main process: whether another process still has the read end.  Asking
- * takes a write end for a moment, while ours is closed, or our own read end would answer. */
+/* After the end of the input, and of the main process: whether another process still has the
+ * read end. Asking takes a write end for a moment, while ours is closed, or our own read end
+ * would answer. */
 static bool
 input_has_other_reader(struct input *input)
 {

@@ -1,4 +1,5 @@
-/* input.h -- what a command reads from one pipe or terminal, and how much of it the command has really taken. */
+/* input.h -- what a command reads from one pipe or terminal, and how much of it the command has
+ * really taken. */
 #ifndef SHIM_GUEST_INPUT_H
 #define SHIM_GUEST_INPUT_H
 
@@ -17,8 +18,8 @@ enum { INPUT_POLL_FIRST_US = 1000, INPUT_POLL_LAST_US = 250 * 1000 };
 struct input {
 	struct job *job;
 	struct loop *loop;
-	struct watch watch; /* the write end, or the master; -1 after the end of the input was passed on */
-	int probe_fd;	    /* after that: a read end, only to count what was left unread; else -1 */
+	struct watch watch; /* the write end, or the master; -1 after IN_EOF was passed on */
+	int probe_fd;	    /* after that: a read end, to count what is unread; else -1 */
 	struct buf queue;   /* received, not written yet */
 	uint32_t number;
 	uint64_t received;
@@ -34,19 +35,21 @@ struct input {
 	bool report; /* IN_USED is due */
 };
 
-/* Takes ownership of fd (not blocking).  The watch and input_poll() call back job_input_changed() when something
- * is to be sent.  Returns 0 or -errno. */
+/* Takes ownership of fd (not blocking). The watch and input_poll() call back job_input_changed()
+ * when something is to be sent. Returns 0 or -errno. */
 int input_init(struct input *input, struct job *job, struct loop *loop, int fd, bool terminal);
 void input_free(struct input *input);
 
-/* IN: drops what it has already.  IN_EOF.  Return 0, -EBADMSG when the broker broke the rules, -ENOMEM. */
+/* IN: drops what it has already. IN_EOF. Return 0, -EBADMSG when the broker broke the rules,
+ * -ENOMEM. */
 int input_receive(struct input *input, uint64_t offset, struct view bytes);
 int input_finish(struct input *input, uint64_t offset);
 
 /* Measures consumption when it is time to. */
 void input_poll(struct input *input, int64_t now_us);
 
-/* The command's main process has ended: measures exactly, and closes when no other process can read. */
+/* The command's main process has ended: measures exactly, and closes when no other process can
+ * read. */
 void input_settle_exit(struct input *input);
 
 /* Closes at once; `used` is what it is now. */

@@ -13,8 +13,9 @@
 #include "shim/guest/proc.h"
 #include "shim/guest/terminal.h"
 
-/* How long a frame may wait for company, so that a short command is told about in one write.  Nobody acts on STARTED, a
- * process that has just written its last line is about to exit, and everything else is urgent. */
+/* How long a frame may wait for company, so that a short command is told about in one write.
+ * Nobody acts on STARTED, a process that has just written its last line is about to exit, and
+ * everything else is urgent. */
 enum { WAIT_URGENT_US = 0, WAIT_GATHER_US = 200, WAIT_STARTED_US = 5000, GATHER_LEN_MAX = 4096 };
 
 enum {
@@ -33,7 +34,8 @@ static const int64_t never = INT64_MAX;
 void
 job_table_init(struct job_table *table, struct loop *loop, struct spawn_base *base)
 {
-	*table = (struct job_table){ .loop = loop, .base = base, .flush_at_us = never, .poll_at_us = never };
+	*table = (struct job_table){ .loop = loop, .base = base, .flush_at_us = never,
+				     .poll_at_us = never };
 }
 
 struct job *
@@ -278,7 +280,7 @@ start_pipe(const struct job_stream *stream, int *ret_ours, int *ret_theirs)
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return -errno;
 	if (stream->pipe_len > 0)
-		fcntl(fds[0], F_SETPIPE_SZ, (int)stream->pipe_len); /* not allowed: the default stays */
+		fcntl(fds[0], F_SETPIPE_SZ, (int)stream->pipe_len); /* or the default stays */
 	*ret_ours = fds[input ? 1 : 0];
 	*ret_theirs = fds[input ? 0 : 1];
 	r = fd_set_nonblock(*ret_ours);
@@ -388,8 +390,8 @@ start_device(const struct job_stream *stream, struct ends *ends, int *ret_source
 
 /* Returns 1 with *ret_source for the command's descriptor, 0 for one that stays closed, -errno. */
 static int
-start_stream(struct job *job, const struct job_stream *stream, struct spawn_plan *plan, struct ends *ends,
-	     int *ret_source)
+start_stream(struct job *job, const struct job_stream *stream, struct spawn_plan *plan,
+	     struct ends *ends, int *ret_source)
 {
 	int r;
 
@@ -416,7 +418,8 @@ start_stream(struct job *job, const struct job_stream *stream, struct spawn_plan
 
 /* Returns 0, or -1 with *failure set. */
 static int
-start_streams(struct job *job, struct spawn_plan *plan, struct ends *ends, struct job_failure *failure)
+start_streams(struct job *job, struct spawn_plan *plan, struct ends *ends,
+	      struct job_failure *failure)
 {
 	const struct job_start *start = plan->start;
 	int source = -1;
@@ -527,7 +530,8 @@ timeval_us(struct timeval time)
 	return (uint64_t)time.tv_sec * US_PER_S + (uint64_t)time.tv_usec;
 }
 
-/* The line discipline hands output on from a kernel thread: what FIONREAD says of a terminal is right a moment later. */
+/* The line discipline hands output on from a kernel thread: what FIONREAD says of a terminal is
+ * right a moment later. */
 static void
 job_mark_output(struct job *job, struct output *output)
 {
@@ -727,7 +731,8 @@ job_output_ready(struct job *job, struct output *output)
 	if (got == 0 && !output->ended)
 		return;
 	/* an end alone, or a few bytes: probably the process exits just now */
-	job_ready(job, output->received - output->sent > GATHER_LEN_MAX ? WAIT_URGENT_US : WAIT_GATHER_US);
+	job_ready(job, output->received - output->sent > GATHER_LEN_MAX ? WAIT_URGENT_US :
+									  WAIT_GATHER_US);
 }
 
 void

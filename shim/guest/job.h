@@ -1,7 +1,8 @@
 /* job.h -- the commands of this sandbox, and what is still to be told about each.
  *
- * Nothing is queued for the lane: every job knows what it has sent on the present lane, and job_table_emit() encodes what is
- * new.  So memory is bounded by the windows, and a new lane only has to reset those marks. */
+ * Nothing is queued for the lane: every job knows what it has sent on the present lane, and
+ * job_table_emit() encodes what is new. So memory is bounded by the windows, and a new lane only
+ * has to reset those marks. */
 #ifndef SHIM_GUEST_JOB_H
 #define SHIM_GUEST_JOB_H
 
@@ -19,7 +20,8 @@
 
 enum {
 	JOB_BUCKETS = 1024, /* a power of two */
-	/* Ended jobs whose last output nobody acknowledged: kept for a lane that breaks now, the oldest forgotten. */
+	/* Ended jobs whose last output nobody acknowledged: kept for a lane that breaks now, the
+	 * oldest forgotten. */
 	JOBS_LINGERING_MAX = 16,
 };
 
@@ -33,14 +35,14 @@ struct job {
 	struct job *next_ready;
 	uint32_t number;
 	uint32_t control_sequence; /* the last one seen */
-	pid_t pid;		   /* also its group and session; 0 when the number has gone to somebody else */
+	pid_t pid;		   /* also its group and session; 0: now somebody else's */
 	uint32_t started_pid;	   /* for STARTED */
 	struct job_failure failure;
 	struct job_exit exit;
 	int64_t kill_at_us;	/* when what is left of it is killed; INT64_MAX: not */
 	int process_signal;	/* last one sent to the process alone, for the rest of its group if it dies of it */
 	int64_t group_at_us;	/* when the rest of the group gets that signal in any case; INT64_MAX: not */
-	int64_t terminal_at_us; /* when the terminal has had time to pass on the last output; INT64_MAX: no matter */
+	int64_t terminal_at_us; /* when the terminal has passed on the last output */
 	bool ready;
 	bool failed;
 	bool exited;
@@ -76,24 +78,29 @@ struct job_table {
 };
 
 void job_table_init(struct job_table *table, struct loop *loop, struct spawn_base *base);
-/* Kills every job and forgets it; the table is empty and usable afterwards.  Numbers may begin anew. */
+/* Kills every job and forgets it; the table is empty and usable afterwards. Numbers may begin
+ * anew. */
 void job_table_clear(struct job_table *table);
 struct job *job_find(const struct job_table *table, uint32_t number);
 
-/* START.  A number that exists is left alone; one that was forgotten already is answered with DONE and not run again.
- * Returns 0 (also for a command that could not be started: FAILED says so), -EBADMSG, or -ENOMEM. */
+/* START. A number that exists is left alone; one that was forgotten already is answered with
+ * DONE and not run again. Returns 0 (also for a command that could not be started: FAILED says
+ * so), -EBADMSG, or -ENOMEM. */
 int job_start(struct job_table *table, uint32_t number, const struct job_start *start);
 
-/* A job of which the broker still speaks although all of it was delivered: answered with DONE.  Returns 0 or -ENOMEM. */
+/* A job of which the broker still speaks although all of it was delivered: answered with DONE.
+ * Returns 0 or -ENOMEM. */
 int job_add_forgotten(struct job_table *table, uint32_t number);
 
 /* Reaped by the daemon; usage is wait4()'s.  Processes that are no job's are ignored. */
-void job_table_reaped(struct job_table *table, pid_t pid, int wait_status, const struct rusage *usage);
+void job_table_reaped(struct job_table *table, pid_t pid, int wait_status,
+		      const struct rusage *usage);
 
 /* SIGNAL and WINCH; those seen before are ignored. */
 void job_control(struct job *job, const struct job_control *control);
 
-/* KILL: the signal to group and session, the streams closed, and SIGKILL two seconds later if that was another signal. */
+/* KILL: the signal to group and session, the streams closed, and SIGKILL two seconds later if
+ * that was another signal. */
 void job_kill(struct job *job, int signal_number);
 
 /* Kills and forgets. */
@@ -102,8 +109,8 @@ void job_end(struct job *job);
 /* EXIT_ACK. */
 void job_exit_acknowledged(struct job *job);
 
-/* A new lane has come: everything is to be told that the entry (NULL: none of it) does not show as received.
- * Returns 0 or -EBADMSG. */
+/* A new lane has come: everything is to be told that the entry (NULL: none of it) does not show
+ * as received. Returns 0 or -EBADMSG. */
 int job_resume(struct job *job, const struct job_hello_entry *entry);
 
 struct output *job_output(const struct job *job, uint32_t stream);

@@ -10,7 +10,8 @@
 #include "shim/guest/lane.h"
 
 enum {
-	READ_LEN = 256 * 1024,
+	/* what an emptied buf keeps, so that reading does not allocate every time */
+	READ_LEN = 64 * 1024,
 	LANE_PIPE_LEN = 1024 * 1024,
 	/* Answers that wait to be written: beyond this no further frame is looked at. */
 	CONTROL_LEN_FULL = 64 * 1024,
@@ -57,7 +58,8 @@ lane_reply(struct lane *lane, bool with_jobs)
 
 	memcpy(reply.id, lane->broker->boot_id, sizeof reply.id);
 	r = job_lane_hello_begin(&lane->control, JOB_HELLO_REPLY, &reply, &position);
-	for (struct job *job = lane->table->first; r == 0 && with_jobs && job != NULL; job = job->next)
+	for (struct job *job = lane->table->first; r == 0 && with_jobs && job != NULL;
+	     job = job->next)
 		r = lane_reply_entry(lane, job);
 	return r < 0 ? r : job_frame_end(&lane->control, position);
 }
@@ -75,8 +77,8 @@ lane_meet_broker(struct lane *lane, const struct job_lane_hello *hello)
 	broker->lease_ms = hello->lease_ms;
 }
 
-/* Jobs that are listed are resumed, those that are not are ended, and one that was forgotten gets its DONE once more: it
- * must not look as if it had never been started. */
+/* Jobs that are listed are resumed, those that are not are ended, and one that was forgotten
+ * gets its DONE once more: it must not look as if it had never been started. */
 static int
 lane_resume(struct lane *lane, struct job_lane_hello hello)
 {
@@ -163,7 +165,8 @@ handle_start(struct lane *lane, const struct job_frame *frame)
 	return r < 0 ? r : job_start(lane->table, frame->job, &start);
 }
 
-/* A frame speaks of a stream that the job does not have: fine only when the job lost, or never had, all of its streams. */
+/* A frame speaks of a stream that the job does not have: fine only when the job lost, or never
+ * had, all of its streams. */
 static int
 stream_missing(const struct job *job)
 {
@@ -303,7 +306,8 @@ dispatch_job(struct lane *lane, const struct job_frame *frame)
 			continue;
 		if (job != NULL)
 			return job_handlers[i].handle(lane, job, frame);
-		/* what crosses the end of a job finds nobody; a number never heard of is a mistake */
+		/* what crosses the end of a job finds nobody; a number never heard of is a
+		 * mistake */
 		return frame->job <= lane->table->highest ? 0 : -EBADMSG;
 	}
 	return -EBADMSG;
@@ -397,7 +401,8 @@ lane_flush_at_us(const struct lane *lane)
 static int
 lane_fill_batch(struct lane *lane)
 {
-	int r = buf_put(batch_heads(&lane->batch), buf_head(&lane->control), buf_len(&lane->control));
+	int r = buf_put(batch_heads(&lane->batch), buf_head(&lane->control),
+			buf_len(&lane->control));
 
 	if (r < 0)
 		return r;
@@ -469,8 +474,8 @@ lane_watch(struct lane *lane)
 }
 
 struct lane *
-lane_new(struct loop *loop, struct job_table *table, struct broker *broker, int connection_fd, int in_fd,
-	 int out_fd)
+lane_new(struct loop *loop, struct job_table *table, struct broker *broker, int connection_fd,
+	 int in_fd, int out_fd)
 {
 	struct lane *lane = calloc(1, sizeof *lane);
 

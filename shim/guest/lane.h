@@ -1,5 +1,5 @@
-/* lane.h -- one connection to the broker: frames in, frames out (proto/PROTOCOL.md section 4).  What a frame does is done in
- * job.h; here is who may say what and when. */
+/* lane.h -- one connection to the broker: frames in, frames out (proto/PROTOCOL.md section 4).
+ * What a frame does is done in job.h; here is who may say what and when. */
 #ifndef SHIM_GUEST_LANE_H
 #define SHIM_GUEST_LANE_H
 
@@ -40,10 +40,10 @@ struct lane {
 	bool dropped; /* to be freed by the owner, outside of any callback */
 };
 
-/* Takes ownership of the three descriptors, also on failure.  Returns NULL without memory or when they cannot be
- * waited for. */
-struct lane *lane_new(struct loop *loop, struct job_table *table, struct broker *broker, int connection_fd,
-		      int in_fd, int out_fd);
+/* Takes ownership of the three descriptors, also on failure. Returns NULL without memory or when
+ * they cannot be waited for. */
+struct lane *lane_new(struct loop *loop, struct job_table *table, struct broker *broker,
+		      int connection_fd, int in_fd, int out_fd);
 void lane_free(struct lane *lane);
 
 /* When lane_flush() should be called at the latest (INT64_MAX: when something happens). */

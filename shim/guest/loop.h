@@ -1,5 +1,6 @@
-/* loop.h -- waiting for descriptors: a thin layer over epoll that survives the removal of a watch while events are
- * being handed out.  Everything that the guest waits for is a pipe, a socket, a PTY or a signalfd, so epoll takes it. */
+/* loop.h -- waiting for descriptors: a thin layer over epoll that survives the removal of a
+ * watch while events are being handed out. Everything that the guest waits for is a pipe, a
+ * socket, a PTY or a signalfd, so epoll takes it. */
 #ifndef SHIM_GUEST_LOOP_H
 #define SHIM_GUEST_LOOP_H
 
@@ -29,15 +30,17 @@ void loop_free(struct loop *loop);
 /* An unregistered watch.  The descriptor stays the caller's until watch_close(). */
 void watch_init(struct watch *watch, int fd, void (*call)(struct watch *, uint32_t), void *context);
 
-/* Registers, changes, or (events 0) unregisters.  epoll reports EPOLLERR and EPOLLHUP of every registered
- * descriptor: who does not want to be woken by a hang-up unregisters; who wants only that asks for EPOLLERR.
- * Returns 0 or -errno. */
+/* Registers, changes, or (events 0) unregisters. epoll reports EPOLLERR and EPOLLHUP of every
+ * registered descriptor: who does not want to be woken by a hang-up unregisters; who wants only
+ * that asks for EPOLLERR. Returns 0 or -errno. */
 int loop_set(struct loop *loop, struct watch *watch, uint32_t events);
 
-/* Unregisters and closes.  A watch without descriptor is fine.  No event of this round reaches it any more. */
+/* Unregisters and closes. A watch without descriptor is fine. No event of this round reaches it
+ * any more. */
 void watch_close(struct loop *loop, struct watch *watch);
 
-/* Waits at most timeout_us (-1: for ever) and calls the watches that have events.  Returns 0 or -errno. */
+/* Waits at most timeout_us (-1: for ever) and calls the watches that have events. Returns 0 or
+ * -errno. */
 int loop_run(struct loop *loop, int64_t timeout_us);
 
 /* The monotonic clock in microseconds. */

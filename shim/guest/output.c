@@ -32,7 +32,8 @@ output_arm(struct output *output)
 }
 
 int
-output_init(struct output *output, struct job *job, struct loop *loop, struct chunk_pool *pool, int fd)
+output_init(struct output *output, struct job *job, struct loop *loop, struct chunk_pool *pool,
+	    int fd)
 {
 	output->job = job;
 	output->loop = loop;
@@ -78,7 +79,8 @@ output_free(struct output *output)
 	output->last = NULL;
 }
 
-/* The chunk into which the next bytes go, or NULL without memory: then the command waits until an ACK frees some. */
+/* The chunk into which the next bytes go, or NULL without memory: then the command waits until
+ * an ACK frees some. */
 static struct chunk *
 output_room(struct output *output)
 {

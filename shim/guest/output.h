@@ -1,4 +1,5 @@
-/* output.h -- what a command writes into one pipe or terminal, kept until the broker has acknowledged it. */
+/* output.h -- what a command writes into one pipe or terminal, kept until the broker has
+ * acknowledged it. */
 #ifndef SHIM_GUEST_OUTPUT_H
 #define SHIM_GUEST_OUTPUT_H
 
@@ -31,15 +32,19 @@ struct output {
 	bool marked;
 };
 
-/* Takes ownership of fd (not blocking).  The watch calls back job_output_ready().  Returns 0 or -errno. */
-int output_init(struct output *output, struct job *job, struct loop *loop, struct chunk_pool *pool, int fd);
+/* Takes ownership of fd (not blocking). The watch calls back job_output_ready(). Returns 0 or
+ * -errno. */
+int output_init(struct output *output, struct job *job, struct loop *loop, struct chunk_pool *pool,
+		int fd);
 void output_free(struct output *output);
 
-/* Reads what is there, as far as the window allows, and asks for more.  Returns the number of new bytes. */
+/* Reads what is there, as far as the window allows, and asks for more. Returns the number of new
+ * bytes. */
 size_t output_read(struct output *output);
 
-/* The command has ended: notes how much must be sent before EXIT and reads that far if the window allows.
- * For a terminal the mark is only right when nothing is on its way through the line discipline: call again later. */
+/* The command has ended: notes how much must be sent before EXIT and reads that far if the
+ * window allows. For a terminal the mark is only right when nothing is on its way through the
+ * line discipline: call again later. */
 void output_mark(struct output *output);
 
 /* OUT_CLOSE: closes the descriptor and drops what is held. */

@@ -29,7 +29,8 @@ struct process_list {
 	size_t capacity;
 };
 
-/* "pid (name) state parent group session …"; the name may hold anything, so what counts is its last ')'. */
+/* "pid (name) state parent group session …"; the name may hold anything, so what counts is its
+ * last ')'. */
 static int
 process_read(int proc_fd, const char *name, struct process *ret)
 {

@@ -1,4 +1,5 @@
-/* proc.h -- finding processes by what /proc says of them, to send signals that kill() has no address for. */
+/* proc.h -- finding processes by what /proc says of them, to send signals that kill() has no
+ * address for. */
 #ifndef SHIM_GUEST_PROC_H
 #define SHIM_GUEST_PROC_H
 
@@ -8,7 +9,8 @@
 /* Sends the signal to every process of these sessions.  Returns how many there were, or -errno. */
 int proc_signal_sessions(const pid_t *sessions, size_t count, int signal_number);
 
-/* Sends the signal to every process of the group that this process leads, but not to itself.  The same. */
+/* Sends the signal to every process of the group that this process leads, but not to itself. The
+ * same. */
 int proc_signal_followers(pid_t leader, int signal_number);
 
 /* Sends the signal to every descendant of this process.  Returns how many there were, or -errno. */

@@ -40,8 +40,8 @@ struct child {
 	struct job_failure failure; /* stage 0: none */
 };
 
-/* The kernel's own call: the C library keeps some real-time signals to itself.  Only the handler, which comes first in the
- * kernel's struct on every architecture, is not zero. */
+/* The kernel's own call: the C library keeps some real-time signals to itself. Only the handler,
+ * which comes first in the kernel's struct on every architecture, is not zero. */
 static void
 signal_set(int number, void (*handler)(int))
 {
@@ -68,7 +68,8 @@ child_fail(struct child *child, uint8_t stage)
 
 /* ---- in the child ---- */
 
-/* No source may stand where another stream belongs, so those that do move above the highest target first. */
+/* No source may stand where another stream belongs, so those that do move above the highest
+ * target first. */
 static int
 child_move_sources(struct spawn_stream *streams, size_t count)
 {
@@ -101,7 +102,8 @@ child_streams(struct child *child)
 	return 0;
 }
 
-/* What cannot be raised is set as high as possible; what a sandbox kernel does not let anybody set (gVisor: EPERM) stays. */
+/* What cannot be raised is set as high as possible; what a sandbox kernel does not let anybody
+ * set (gVisor: EPERM) stays. */
 static int
 limit_set(const struct job_limit *limit)
 {
@@ -156,7 +158,8 @@ child_execute_file(struct child *child, char *path)
 	execve("/bin/sh", child->script_argv, child->env);
 }
 
-/* As execvp() does: every directory in turn; a file that may not be executed is remembered over one that is not there. */
+/* As execvp() does: every directory in turn; a file that may not be executed is remembered over
+ * one that is not there. */
 static void
 child_execute_search(struct child *child)
 {
@@ -211,7 +214,7 @@ child_main(void *argument)
 		_exit(CHILD_FAILED_CODE);
 	umask((mode_t)start->umask);
 	if (start->nice != child->base->nice)
-		setpriority(PRIO_PROCESS, 0, start->nice); /* without the right to go lower: as low as we are */
+		setpriority(PRIO_PROCESS, 0, start->nice); /* or it stays as it is */
 	if (chdir(child->cwd) < 0) {
 		child_fail(child, JOB_STAGE_DIRECTORY);
 		_exit(CHILD_FAILED_CODE);
@@ -299,14 +302,16 @@ child_release(struct child *child)
 }
 
 pid_t
-spawn_command(const struct spawn_base *base, const struct spawn_plan *plan, struct job_failure *ret_failure)
+spawn_command(const struct spawn_base *base, const struct spawn_plan *plan,
+	      struct job_failure *ret_failure)
 {
 	struct child child = { .base = base, .plan = plan, .start = plan->start };
 	pid_t pid = -1;
 	int r = child_prepare(&child);
 
 	if (r == 0)
-		pid = clone(child_main, base->stack + STACK_LEN, CLONE_VM | CLONE_VFORK | SIGCHLD, &child);
+		pid = clone(child_main, base->stack + STACK_LEN,
+			    CLONE_VM | CLONE_VFORK | SIGCHLD, &child);
 	if (r < 0 || pid < 0) {
 		if (r == 0)
 			r = -errno;

@@ -8,8 +8,9 @@
 #include "shim/base/fd.h"
 #include "shim/guest/terminal.h"
 
-/* Linux's struct termios of x86-64 and arm64: four u32 of flags, the line discipline, 19 control characters.  The C
- * library's own struct of that name is another one, so its tcsetattr() is of no use here. */
+/* Linux's struct termios of x86-64 and arm64: four u32 of flags, the line discipline, 19 control
+ * characters. The C library's own struct of that name is another one, so its tcsetattr() is of
+ * no use here. */
 enum { KERNEL_TERMIOS_LEN = 36 };
 
 static int
