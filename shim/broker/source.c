@@ -23,6 +23,7 @@ struct source {
 	int fd;
 	uint64_t used;	      /* consumed by the command and, for a pipe, taken out */
 	off_t start;	      /* file: the shared offset at the beginning */
+	uint64_t settled;     /* file: how far the shared offset has been moved on */
 	struct buf ahead;     /* other kinds: bytes from `used` on */
 	bool ended;	      /* other kinds: the end was read */
 	bool bulk;	      /* pipe: enlarged */
@@ -76,8 +77,6 @@ descriptor_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 static int
 source_open(struct source *source)
 {
-	int r = 0;
-
 	switch (source->kind) {
 	case BORROW_FILE:
 		source->start = lseek(source->fd, 0, SEEK_CUR);
@@ -90,7 +89,7 @@ source_open(struct source *source)
 	case BORROW_EVERYWHERE:
 		ev_io_init(&source->watcher, descriptor_readable, source->fd, EV_READ);
 		source->watcher.data = source;
-		return r;
+		return 0;
 	}
 	return -EINVAL;
 }
@@ -215,8 +214,10 @@ source_used(struct source *source, uint64_t offset)
 void
 source_settle(struct source *source)
 {
-	if (source->kind == BORROW_FILE)
-		(void)lseek(source->fd, source->start + (off_t)source->used, SEEK_SET);
+	/* relative: others may have moved on in the meantime, as when several processes read one file locally */
+	if (source->kind == BORROW_FILE && source->used > source->settled)
+		(void)lseek(source->fd, (off_t)(source->used - source->settled), SEEK_CUR);
+	source->settled = source->used;
 }
 
 uint32_t

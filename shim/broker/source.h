@@ -38,7 +38,8 @@ ssize_t source_read(struct source *source, uint64_t offset, void *data, size_t l
 /* The command has consumed everything below offset. */
 void source_used(struct source *source, uint64_t offset);
 
-/* Puts a file's shared offset where the command stopped.  Also done by source_free(). */
+/* Moves a file's shared offset on by what the command has consumed since the last time.  Also done by
+ * source_free(). */
 void source_settle(struct source *source);
 
 /* The capacity of a pipe when it is not the default, else 0. */
