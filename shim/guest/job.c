@@ -205,10 +205,24 @@ job_forget(struct job *job)
 	free(job);
 }
 
+/* Nothing of it is left but what it detached from all of its streams: that lives on, as it would locally. */
+static bool
+job_over(const struct job *job)
+{
+	for (size_t i = 0; i < job->output_count; i++)
+		if (!job->outputs[i].ended)
+			return false;
+	for (size_t i = 0; i < job->input_count; i++)
+		if (!job->inputs[i].closed)
+			return false;
+	return job->exited || job->failed;
+}
+
 void
 job_end(struct job *job)
 {
-	job_kill_now(job);
+	if (!job_over(job))
+		job_kill_now(job);
 	job_forget(job);
 }
 

@@ -103,7 +103,7 @@ void job_control(struct job *job, const struct job_control *control);
  * that was another signal. */
 void job_kill(struct job *job, int signal_number);
 
-/* Kills and forgets. */
+/* Kills what still runs or holds a stream, and forgets. */
 void job_end(struct job *job);
 
 /* EXIT_ACK. */

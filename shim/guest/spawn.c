@@ -26,6 +26,8 @@ enum {
 
 static const char path_default[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+static const char shell_path[] = "/bin/sh";
+
 /* Everything that the child needs, prepared by its parent: the child must not allocate. */
 struct child {
 	const struct spawn_base *base;
@@ -37,6 +39,7 @@ struct child {
 	char **script_argv; /* argv for /bin/sh, when the program is a script without "#!" */
 	char **env;	    /* strings belong to env_added or to the base */
 	char **env_added;
+	char shell[sizeof shell_path];
 	struct job_failure failure; /* stage 0: none */
 };
 
@@ -155,7 +158,7 @@ child_execute_file(struct child *child, char *path)
 	if (errno != ENOEXEC)
 		return;
 	child->script_argv[1] = path;
-	execve("/bin/sh", child->script_argv, child->env);
+	execve(shell_path, child->script_argv, child->env);
 }
 
 /* As execvp() does: every directory in turn; a file that may not be executed is remembered over
@@ -275,7 +278,6 @@ child_prepare_env(struct child *child)
 static int
 child_prepare(struct child *child)
 {
-	static char shell[] = "/bin/sh";
 	size_t count = child->start->argv.count;
 
 	child->program = view_copy(child->start->program);
@@ -285,7 +287,8 @@ child_prepare(struct child *child)
 	if (child->program == NULL || child->cwd == NULL || child->argv == NULL ||
 	    child->script_argv == NULL)
 		return -ENOMEM;
-	child->script_argv[0] = shell;
+	strcpy(child->shell, shell_path);
+	child->script_argv[0] = child->shell;
 	memcpy(child->script_argv + 2, child->argv + 1, (count - 1) * sizeof *child->argv);
 	return child_prepare_env(child);
 }

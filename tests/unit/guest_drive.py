@@ -1186,6 +1186,26 @@ def lease_runs_between_lanes_but_not_after_close(g):
 
 
 @test
+def what_a_job_detached_outlives_it(g):
+    script = "nohup sleep 30 </dev/null >/dev/null 2>&1 & echo $!"
+    lane = g.lane(ack=False)
+    first = lane.run(1, ["sh", "-c", script])
+    lane.ping()
+    lane.drop()
+    lane = g.lane(ack=False)  # lists nothing
+    equal(lane.reply[3], {})
+    second = lane.run(2, ["sh", "-c", script])
+    lane.send(CLOSE, 0)
+    equal(lane.ended(), 0)
+    lane = g.lane(broker_id=b"D" * 16)
+    sleepers = [int(first.out[1]), int(second.out[1])]
+    assert all(alive(pid) for pid in sleepers)
+    for pid in g.daemon_pids():
+        os.kill(pid, signal.SIGTERM)
+    gone(sleepers, 4)  # but not the daemon
+
+
+@test
 def close_with_a_running_job_is_refused(g):
     lane = g.lane(lease_ms=600)
     job = lane.start(1, ["sleep", "30"])
