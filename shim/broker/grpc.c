@@ -127,9 +127,8 @@ on_header(void *arg, const char *name, size_t name_len, const char *value, size_
 	if (name_is(name, name_len, "grpc-status")) {
 		call->status.code = grpc_code_parse(value, value_len);
 		call->status_seen = true;
-		/* curl would wait for the end of a body that nobody reads any more. */
 		if (call->events->upload != NULL)
-			http_call_wake(call->http_call);
+			http_call_finish(call->http_call);
 	} else if (name_is(name, name_len, "grpc-message")) {
 		grpc_message_decode(value, value_len, call->status.text, sizeof call->status.text);
 	} else if (name_is(name, name_len, "grpc-status-details-bin")) {
@@ -184,8 +183,6 @@ on_upload(void *arg, uint8_t *bytes, size_t len)
 	struct grpc_call *call = arg;
 	size_t taken;
 
-	if (call->status_seen)
-		return HTTP_UPLOAD_END;
 	call->busy = true;
 	taken = call->events->upload(call->arg, bytes, len);
 	busy_leave(call);

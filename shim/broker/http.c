@@ -49,6 +49,7 @@ struct http_call {
 	bool dead;   /* freed by its owner; no more callbacks */
 	bool paused; /* curl waits for http_call_wake() */
 	bool waking; /* in http->wakes */
+	bool finishing;
 	bool old_version;
 	struct http_call *next_wake;
 	struct http_call *next_corpse;
@@ -200,25 +201,41 @@ curl_run(struct http *http, curl_socket_t fd, int events)
 }
 
 static void
+call_finish(struct http_call *call)
+{
+	struct http_result result = { HTTP_FAULT_NONE, call->status, "" };
+
+	curl_multi_remove_handle(call->http->multi, call->easy);
+	call->added = false;
+	call->events->done(call->arg, &result);
+}
+
+static void
+call_resume(struct http_call *call)
+{
+	struct http *http = call->http;
+
+	call->paused = false;
+	http->inside = true;
+	curl_easy_pause(call->easy, CURLPAUSE_CONT);
+	http->inside = false;
+	http->work = true;
+	corpses_bury(http);
+}
+
+static void
 wakes_run(struct http *http)
 {
-	struct http_call *list = http->wakes;
+	while (http->wakes != NULL) {
+		struct http_call *call = http->wakes;
 
-	http->wakes = NULL;
-	while (list != NULL) {
-		struct http_call *call = list;
-
-		list = call->next_wake;
+		http->wakes = call->next_wake;
 		call->waking = false;
-		if (!call->paused || !call->added)
-			continue;
-		call->paused = false;
-		http->inside = true;
-		curl_easy_pause(call->easy, CURLPAUSE_CONT);
-		http->inside = false;
-		http->work = true;
+		if (call->added && call->finishing)
+			call_finish(call);
+		else if (call->added && call->paused)
+			call_resume(call);
 	}
-	corpses_bury(http);
 }
 
 static void
@@ -562,6 +579,13 @@ http_call_wake(struct http_call *call)
 	call->waking = true;
 	call->next_wake = call->http->wakes;
 	call->http->wakes = call;
+}
+
+void
+http_call_finish(struct http_call *call)
+{
+	call->finishing = true;
+	http_call_wake(call);
 }
 
 static void

@@ -87,6 +87,10 @@ int http_call_start(struct http *http, const struct http_request *request, const
 /* upload() has something again: it is asked before the loop sleeps. */
 void http_call_wake(struct http_call *call);
 
+/* The answer is complete, as its trailers said: gives up the rest of the upload and calls done() from the loop.  Of itself
+ * curl waits for ever to send the rest to a server that does not want it. */
+void http_call_finish(struct http_call *call);
+
 /* Ends the call (its stream alone is reset, the connection stays).  NULL is fine. */
 void http_call_free(struct http_call *call);
 

@@ -177,10 +177,22 @@ control_headers(void *arg, const struct grpc_attempt *attempt, struct http_heade
 	return r;
 }
 
+static int call_begin(struct modal_call *call);
+static void token_forget(struct modal *modal);
+
+/* A token that is refused is not used again: it expired on the way, or the clocks disagree. */
 static void
 on_unary_done(void *arg, const struct grpc_status *status, struct view message)
 {
-	call_finish(arg, status, message);
+	struct modal_call *call = arg;
+
+	if (status->code == GRPC_UNAUTHENTICATED && call->method->wants_token && !call->repeated) {
+		call->repeated = true;
+		token_forget(call->modal);
+		if (call_begin(call) == 0)
+			return;
+	}
+	call_finish(call, status, message);
 }
 
 static const struct grpc_events unary_events = { control_headers, NULL, NULL, on_unary_done };
@@ -204,14 +216,15 @@ static const struct modal_method token_method = {
 static void
 token_keep(struct modal *modal, const char *token)
 {
-	int64_t now_s = time(NULL), ends_s, life_ms;
+	int64_t now_s = time(NULL) + 1, ends_s, life_ms;
 	uint8_t random = 0;
 
 	token_forget(modal);
 	modal->token = strdup(token);
+	/* An eighth less than it says, for the way and for clocks that differ. */
 	if (jwt_expiry(token, &ends_s) < 0 || ends_s <= now_s)
 		ends_s = now_s + TOKEN_LIFE_S;
-	life_ms = (ends_s - now_s) * 1000;
+	life_ms = (ends_s - now_s) * 1000 / 8 * 7;
 	modal->token_ends_ms = clock_now_ms() + life_ms;
 	/* Half of its life and up to a tenth more, so that many brokers do not come at once. */
 	if (getrandom(&random, 1, 0) != 1)

@@ -133,6 +133,9 @@ on_access(void *arg, const struct modal_reply *reply)
 		code = GRPC_INTERNAL;
 	else if (code != GRPC_OK)
 		err = *reply->err;
+	/* To those who wait, UNAUTHENTICATED means that there is another token now. */
+	if (code == GRPC_UNAUTHENTICATED)
+		code = GRPC_PERMISSION_DENIED;
 	modal_call_free(router->access_call);
 	router->access_call = NULL;
 	call_list_move(&router->waiters, &serving);

@@ -33,7 +33,8 @@ struct part {
 	struct modal_call *call;
 	ev_timer pause;
 	unsigned faults;   /* in a row */
-	bool early;	   /* NOT_FOUND before the start was confirmed: goes on when it is */
+	bool optimistic;   /* the call was made before the start was confirmed */
+	bool early;	   /* and came too early: is made again when the start is confirmed */
 	int64_t authenticated_ms; /* when a new token was last waited for; 0 = never */
 	bool over;
 };
@@ -166,11 +167,17 @@ part_pause(struct part *part, int64_t pause_ms)
 	ev_timer_start(part->exec->loop, &part->pause);
 }
 
+/* A call that was made before the start was confirmed may not have found the exec.  It is made again, at once when the
+ * confirmation has overtaken its answer. */
 static bool
 part_too_early(struct part *part, const struct modal_reply *reply)
 {
-	part->early = reply->code == GRPC_NOT_FOUND && !part->exec->started;
-	return part->early;
+	if (reply->code != GRPC_NOT_FOUND || !part->optimistic)
+		return false;
+	part->early = true;
+	if (part->exec->started)
+		part_pause(part, 0);
+	return true;
 }
 
 /* Begins the part again, at once or after a pause; false when that would not help. */
@@ -231,7 +238,6 @@ on_started(void *arg, const struct modal_reply *reply)
 
 		if (!waiting || other->over || other->call != NULL || ev_is_active(&other->pause))
 			continue;
-		other->early = false;
 		part_begin(other);
 	}
 }
@@ -387,6 +393,8 @@ on_fed(void *arg, const struct modal_reply *reply)
 	} else if (reply->code != GRPC_OK) {
 		exec_fail(exec, reply->err);
 	} else if (!feed_rewind(exec, reply->stdin_len)) {
+		if (reply->stdin_len == 0)
+			*sandbox_unary_stdin(exec->sandbox) = true;
 		exec_fail_text(exec, EIO, "more of the exec's stdin was lost with a connection than is kept");
 	} else {
 		if (exec->resumes > FRUITLESS_MAX)
@@ -499,6 +507,8 @@ part_begin(struct part *part)
 
 	if (part->over || router == NULL)
 		return;
+	part->optimistic = !exec->started;
+	part->early = false;
 	switch ((enum part_kind)(part - exec->parts)) {
 	case PART_OUT:
 		part->call = modal_exec_read(router, exec->exec_id, 0, exec->out_offset, on_stdout, on_output_done,
