@@ -29,6 +29,7 @@ enum {
 	LOG_TEXT_LEN = 1024,
 	FDS_WAITING_MAX = 64,
 	CLOSE_WAIT_MS = 5000,
+	OVER_KEPT_MAX = 256,            /* sandboxes that are over and still known */
 	TERMINATED_EXIT_CODE = 137,
 	TIMEOUT_EXIT_CODE = 124
 };
@@ -329,6 +330,109 @@ files_remove(struct sandbox *s)
 		worker_start(s->host->loop, work_remove, on_removed, text_copy(s->dir));
 }
 
+/* Tells whoever waits for them, then forgets all but the entrypoint, whose output can still be read. */
+static void
+execs_drop(struct sandbox *s)
+{
+	struct exec **at = &s->execs, *x;
+
+	for (x = s->execs; x; x = x->next)
+		exec_lose(x);
+	while ((x = *at)) {
+		if (x == s->entry) {
+			at = &x->next;
+			continue;
+		}
+		*at = x->next;
+		exec_free(x);
+	}
+}
+
+static void
+mounted_free(struct mounted *m)
+{
+	while (m) {
+		struct mounted *next = m->next;
+
+		free(m->path);
+		free(m);
+		m = next;
+	}
+}
+
+static void
+strings_free(char **strings)
+{
+	for (char **at = strings; at && *at; at++)
+		free(*at);
+	free(strings);
+}
+
+static void
+spec_free(struct sandbox_spec *spec)
+{
+	free(spec->root);
+	strings_free(spec->env);
+	free(spec->workdir);
+	strings_free(spec->argv);
+	for (int i = 0; i < spec->mount_count; i++) {
+		free(spec->mounts[i].source);
+		free(spec->mounts[i].target);
+	}
+	free(spec->mounts);
+}
+
+static void
+record_free(struct sandbox *s)
+{
+	for (int i = 0; i < s->tag_count; i++) {
+		free(s->tags[i].name);
+		free(s->tags[i].value);
+	}
+	free(s->tags);
+	free(s->ports);
+	free(s->id);
+	free(s->task_id);
+	free(s->app_id);
+	free(s->name);
+	free(s->image_id);
+	free(s->idempotency_key);
+	free(s->exception);
+	free(s->dir);
+}
+
+static void
+sandbox_free(struct sandbox *s)
+{
+	if (s->next)
+		s->next->prev = s->prev;
+	if (s->prev)
+		s->prev->next = s->next;
+	else
+		s->host->sandboxes = s->next;
+	if (s->entry)
+		exec_free(s->entry);
+	mounted_free(s->link->mounted);
+	bytes_free(&s->link->in);
+	free(s->link);
+	spec_free(&s->spec);
+	record_free(s);
+	free(s);
+}
+
+/* The newest that are over stay, for those who still ask about them. */
+static void
+sandboxes_retire(struct sandbox_host *host)
+{
+	int kept = 0;
+
+	for (struct sandbox *s = host->sandboxes, *next; s; s = next) {
+		next = s->next;
+		if (s->over && s->copies == 0 && !s->watches && ++kept > OVER_KEPT_MAX)
+			sandbox_free(s);
+	}
+}
+
 static void
 on_ended(struct ev_loop *loop, ev_child *child, int events)
 {
@@ -350,10 +454,10 @@ on_ended(struct ev_loop *loop, ev_child *child, int events)
 	s->over = true;
 	s->finished_at = now_s();
 	requests_fail(s);
-	for (struct exec *x = s->execs; x; x = x->next)
-		exec_lose(x);
+	execs_drop(s);
 	sandbox_tell(s);
 	files_remove(s);
+	sandboxes_retire(s->host);
 }
 
 static void
@@ -718,5 +822,11 @@ sandbox_host_close(struct sandbox_host *host)
 		}
 		if (running)
 			usleep(10000);
+	}
+	while (host->sandboxes) {
+		requests_fail(host->sandboxes);
+		execs_drop(host->sandboxes);
+		link_close(host->sandboxes);
+		sandbox_free(host->sandboxes);
 	}
 }

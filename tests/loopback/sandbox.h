@@ -111,7 +111,7 @@ void sandbox_set_network(struct sandbox *s, bool open_network,
 			 void (*on_done)(void *arg, int result), void *arg);
 bool sandbox_has_mount(const struct sandbox *s, const char *path);
 
-/* Ends them all and waits, at most a few seconds. */
+/* Ends them all, waits, at most a few seconds, and forgets them.  The loop must not run any more. */
 void sandbox_host_close(struct sandbox_host *host);
 
 /* For exec.c: one frame to process 1. */

@@ -169,3 +169,69 @@ image_finish(struct image *image, enum image_state state, const char *exception)
 		w->on_change(w);
 	}
 }
+
+static void
+image_free(struct image *image)
+{
+	for (char **at = image->argv; at && *at; at++)
+		free(*at);
+	free(image->argv);
+	env_free(&image->env);
+	outlog_free(image->log);
+	free(image->id);
+	free(image->recipe);
+	free(image->tree);
+	free(image->workdir);
+	free(image->exception);
+	free(image->snapshot_id);
+	free(image->tag);
+	free(image->tag_environment);
+	free(image);
+}
+
+static void
+volume_free(struct volume *volume)
+{
+	free(volume->id);
+	free(volume->name);
+	free(volume->environment);
+	free(volume->dir);
+	free(volume);
+}
+
+static void
+secret_free(struct secret *secret)
+{
+	env_free(&secret->env);
+	free(secret->id);
+	free(secret->name);
+	free(secret->environment);
+	free(secret);
+}
+
+static void
+app_free(struct app *app)
+{
+	free(app->id);
+	free(app->name);
+	free(app->environment);
+	free(app);
+}
+
+#define LIST_FREE(first, type, free_one) \
+	for (type *each = (first), *next; each; each = next) { \
+		next = each->next; \
+		free_one(each); \
+	}
+
+void
+world_free(struct world *world)
+{
+	LIST_FREE(world->images, struct image, image_free);
+	LIST_FREE(world->volumes, struct volume, volume_free);
+	LIST_FREE(world->secrets, struct secret, secret_free);
+	LIST_FREE(world->apps, struct app, app_free);
+	explicit_bzero(world->token_secret, strlen(world->token_secret));
+	free(world->token_id);
+	free(world->token_secret);
+}
