@@ -129,7 +129,11 @@ def app_look_up(report):
 
 
 def image_build(report, app):
-    image = modal.Image.from_registry("debian:12").env({"PEER_IMAGE": RUN})
+    def recipe():
+        base = modal.Image.from_registry("debian:12").env({"PEER_IMAGE": RUN})
+        return base.run_commands(f"echo built for {RUN} | tee /root/built")
+
+    image = recipe()
 
     def build():
         with modal.enable_output():
@@ -137,8 +141,8 @@ def image_build(report, app):
 
     log = output_of(build)
     report.check(image.object_id.startswith("im-"), "image id begins with im-", image.object_id)
-    report.check("debian:12" in log, "the build's log names the image that it starts from", log)
-    again = modal.Image.from_registry("debian:12").env({"PEER_IMAGE": RUN})
+    report.check(f"built for {RUN}" in log, "the build's log shows what its RUN line wrote", log)
+    again = recipe()
     again.build(app)
     report.equal(again.object_id, image.object_id, "the same recipe is the same image")
     return image
@@ -160,6 +164,7 @@ def exec_basics(report, sandbox):
     report.equal(shell(sandbox, 'printf %s "$PEER_ENV"')[1], "two words, \"quotes\" and $signs",
                  "the sandbox's env arrives")
     report.equal(shell(sandbox, 'printf %s "$PEER_IMAGE"')[1], RUN, "an ENV line of the image arrives")
+    report.equal(shell(sandbox, "cat /root/built")[1], f"built for {RUN}\n", "a RUN line of the image has been run")
     report.equal(run(sandbox, "sh", "-c", 'printf %s "$A-$PEER_ENV"', env={"A": "1", "PEER_ENV": "2"})[1], "1-2",
                  "the exec's env arrives and wins")
     report.equal(run(sandbox, "printf", "%s", "")[1], "", "no output is the empty string")
