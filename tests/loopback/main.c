@@ -388,6 +388,9 @@ serve(struct options *o)
 	wire_listener_free(listener);
 	sandbox_host_close(&world.host);
 	state_close(world.host.state_dir);
+	world_free(&world);
+	for (int i = 0; i < o->share_count; i++)
+		free(o->shares[i]);
 	tls_server_free(wire.tls);
 	return 0;
 }

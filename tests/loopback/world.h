@@ -87,6 +87,8 @@ struct volume *volume_find(struct world *world, const char *id);
 struct image *image_find(struct world *world, const char *id);
 /* A new image, first in the list, building, with the base tree. */
 struct image *image_new(struct world *world);
+/* At the end of the server, after its sandboxes. */
+void world_free(struct world *world);
 void image_finish(struct image *image, enum image_state state, const char *exception);
 
 #endif
