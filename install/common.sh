@@ -141,9 +141,11 @@ failed=0
 # Adds what a step's log counts.  The last line of a kind is the step's own; without any, the step is one check.
 log_count() {
 	local log=$1 status=$2 line step_passed step_failed
-	line=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1) ||
-		line=$(grep -E '^same [0-9]+, different [0-9]+, ' "$log" | tail -n 1) ||
-		line=$(awk '/^# PASS: /{ p += $3 } /^# (FAIL|XPASS|ERROR): /{ f += $3 } END { if (p + f > 0) print p + 0 " passed, " f + 0 }' "$log")
+	line=$(awk '
+		/^[0-9]+ passed, [0-9]+ failed$/ || /^same [0-9]+, different [0-9]+, / { counts = $0 }
+		/^# PASS: / { pass += $3 }
+		/^# (FAIL|XPASS|ERROR): / { fail += $3 }
+		END { print (counts != "" ? counts : pass + fail > 0 ? pass + 0 " " fail + 0 : "") }' "$log")
 	read -r step_passed step_failed < <(grep -oE '[0-9]+' <<<"$line" | head -n 2 | xargs) || true
 	if [ "$status" -ne 0 ] && [ "${step_failed:-0}" -eq 0 ]; then
 		step_failed=$((${step_failed:-0} + 1))
