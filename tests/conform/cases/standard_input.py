@@ -303,6 +303,15 @@ def while_read(t):
     t.outer('cat file | while read x; do $SH -c "echo $x"; done', label="pipe", out=LINES)
 
 
+@case(29, "while-read-held")
+def while_read_held(t):
+    """A process that a shell leaves behind with the loop's input, and does not read, takes nothing of it."""
+    t.write("file", LINES)
+    script = 'while read x; do $SH -c "sleep .3 <&0 >&- 2>&- & echo $x"; sleep .1; done'
+    t.outer(f"{script} < file", label="file", out=LINES)
+    t.outer(f"cat file | {script}", label="pipe", out=LINES)
+
+
 @case(29, "while-read-eaten")
 def while_read_eaten(t):
     """A shell in a while-read loop that reads everything ends the loop."""
