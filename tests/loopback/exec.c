@@ -195,8 +195,7 @@ exec_start(struct sandbox *s, const struct exec_spec *spec, struct exec **ret)
 	int their[3] = { -1, -1, -1 };
 	int r = 0;
 
-	if (s->number % 64 == 0)
-		execs_retire(s);
+	execs_retire(s);
 	x = exec_new(s, spec);
 	if (!x->terminal)
 		r = stdio_make(x, spec, their);

@@ -18,6 +18,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -457,6 +458,9 @@ socket_read(struct init *init)
 static void
 capabilities_limit(void)
 {
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
 	for (int cap = 0; cap <= CAP_LAST_CAP; cap++) {
 		bool keep = false;
 
@@ -464,6 +468,12 @@ capabilities_limit(void)
 			keep = keep || capabilities_kept[i] == cap;
 		if (!keep)
 			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+	}
+	/* bwrap makes them inheritable and ambient when it runs without root. */
+	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	if (syscall(SYS_capget, &header, data) == 0) {
+		data[0].inheritable = data[1].inheritable = 0;
+		syscall(SYS_capset, &header, data);
 	}
 }
 

@@ -19,6 +19,7 @@ struct outlog {
 	uint64_t start, head;
 	uint64_t read_max;              /* the furthest that any reader has come */
 	struct outlog_reader *readers;
+	size_t kept;                    /* bytes in blocks */
 	uint8_t *blocks[BLOCKS];        /* block n holds the bytes from n * BLOCK_LEN, modulo the kept length */
 };
 
@@ -58,8 +59,10 @@ log_room(struct outlog *log, size_t *ret_len)
 	if (log->head % BLOCK_LEN == 0 && block_start >= LOG_KEPT_LEN &&
 	    log->start < block_start - LOG_KEPT_LEN + BLOCK_LEN)
 		log_forget(log, block_start - LOG_KEPT_LEN + BLOCK_LEN);
-	if (!*block)
+	if (!*block) {
 		*block = mem_resize(NULL, BLOCK_LEN);
+		log->kept += BLOCK_LEN;
+	}
 	*ret_len = block_rest(log->head);
 	return *block + log->head % BLOCK_LEN;
 }
@@ -205,11 +208,7 @@ outlog_has_ended(const struct outlog *log)
 size_t
 outlog_kept(const struct outlog *log)
 {
-	size_t kept = 0;
-
-	for (int i = 0; i < BLOCKS; i++)
-		kept += log->blocks[i] ? BLOCK_LEN : 0;
-	return kept;
+	return log->kept;
 }
 
 int
