@@ -244,8 +244,8 @@ waiters_serve(struct modal *modal, const struct modal_reply *reply)
 		int r;
 
 		call_list_remove(call);
-		if (!token_alive(modal)) {
-			call_fail(call, reply->code, reply->err == NULL ? "no token" : reply->err->text);
+		if (reply->code != GRPC_OK && !token_alive(modal)) {
+			call_fail_like(call, reply->code, reply);
 			continue;
 		}
 		r = call_send(call, modal->server);

@@ -174,6 +174,8 @@ error_make(const struct modal_call *call, const struct grpc_status *status, stru
 		errno_value = EACCES;
 		advice = call->router == NULL ? "; check the Modal token" : "";
 	}
+	if (status->refused)
+		advice = "; check modalsh.server_url and modalsh.ca_file";
 	err_set(err, errno_value, "%s on %s: %s%s%s%s", call->method->name, call_server_name(call),
 		grpc_code_name(status->code), separator, status->text, advice);
 }
@@ -207,6 +209,17 @@ call_fail(struct modal_call *call, enum grpc_code code, const char *text)
 
 	memccpy(status.text, text, '\0', sizeof status.text - 1);
 	reply_report(call, &status, &reply);
+}
+
+void
+call_fail_like(struct modal_call *call, enum grpc_code code, const struct modal_reply *other)
+{
+	struct modal_reply reply = reply_empty();
+
+	reply.code = code;
+	reply.transient = other->transient;
+	reply.err = other->err;
+	call->done(call->arg, &reply);
 }
 
 void

@@ -66,6 +66,8 @@ bool call_leave(struct modal_call *call);
 /* Reports the end to its owner. */
 void call_finish(struct modal_call *call, const struct grpc_status *status, struct view message);
 void call_fail(struct modal_call *call, enum grpc_code code, const char *text);
+/* For the reason for which another call failed, on which this one waited. */
+void call_fail_like(struct modal_call *call, enum grpc_code code, const struct modal_reply *other);
 
 void call_list_add(struct call_list *list, struct modal_call *call);
 void call_list_remove(struct modal_call *call);

@@ -126,13 +126,15 @@ on_access(void *arg, const struct modal_reply *reply)
 {
 	struct modal_router *router = arg;
 	struct call_list serving;
-	struct err err = { .text = "" };
+	struct modal_reply failure = *reply;
 	enum grpc_code code = reply->code;
+	struct err err;
 
 	if (code == GRPC_OK && modal_router_access_set(router, reply->url, reply->ipv4, reply->jwt, &err) < 0)
 		code = GRPC_INTERNAL;
 	else if (code != GRPC_OK)
 		err = *reply->err;
+	failure.err = &err;
 	/* To those who wait, UNAUTHENTICATED means that there is another token now. */
 	if (code == GRPC_UNAUTHENTICATED)
 		code = GRPC_PERMISSION_DENIED;
@@ -146,7 +148,7 @@ on_access(void *arg, const struct modal_reply *reply)
 		if (code == GRPC_OK)
 			on_unauthenticated_over(call);
 		else
-			call_fail(call, code, err.text);
+			call_fail_like(call, code, &failure);
 	}
 }
 
