@@ -154,7 +154,8 @@ send_start(struct job *job)
 {
 	struct buf *out = lane_out(job->context->lane);
 
-	if (!lane_has_room(job->context->lane, buf_len(&job->start)) ||
+	/* the guest takes numbers in ascending order only: nobody overtakes a START that waits for room */
+	if (lane_is_starved(job->context->lane) || !lane_has_room(job->context->lane, buf_len(&job->start)) ||
 	    buf_put(out, buf_head(&job->start), buf_len(&job->start)) < 0)
 		return;
 	job->sent = true;
@@ -682,6 +683,17 @@ take_exit(struct job *job, struct view body)
 }
 
 static int
+take_done(struct job *job, struct view body)
+{
+	if (job_empty_decode(body) < 0)
+		return -EBADMSG;
+	if (!job->exited)
+		job_lose(job, "the sandbox no longer knows how the command ended");
+	job->done = true;
+	return 0;
+}
+
+static int
 take_position(struct job *job, const struct job_frame *frame)
 {
 	struct job_position position;
@@ -731,8 +743,7 @@ take_frame(struct job *job, const struct job_frame *frame)
 	case JOB_EXIT:
 		return take_exit(job, frame->body);
 	case JOB_DONE:
-		job->done = true;
-		return job_empty_decode(frame->body);
+		return take_done(job, frame->body);
 	default:
 		return -EBADMSG;
 	}

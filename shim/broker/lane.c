@@ -228,6 +228,12 @@ lane_has_room(struct lane *lane, size_t len)
 	return room;
 }
 
+bool
+lane_is_starved(const struct lane *lane)
+{
+	return lane->starved;
+}
+
 static size_t
 take_queue(struct lane *lane, uint8_t *bytes, size_t len)
 {

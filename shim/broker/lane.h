@@ -57,6 +57,9 @@ void lane_flush(struct lane *lane);
 /* Whether there is room for `len` more bytes of bulk (START, IN).  When not, job_pump() will be called later. */
 bool lane_has_room(struct lane *lane, size_t len);
 
+/* Whether somebody has been told so and has not been called yet. */
+bool lane_is_starved(const struct lane *lane);
+
 struct lane_info {
 	enum lane_state state;
 	const char *state_name;

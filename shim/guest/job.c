@@ -610,9 +610,20 @@ job_table_reaped(struct job_table *table, pid_t pid, int wait_status, const stru
 	}
 }
 
+/* A command is alone in its session, where the kernel lets the stop signals of terminals do nothing (an orphaned group); SIGSTOP
+ * stands in for their effect. */
+static bool
+stops_by_default(const struct job *job, int signal_number)
+{
+	return (signal_number == SIGTSTP || signal_number == SIGTTIN || signal_number == SIGTTOU) && !job->exited &&
+	       proc_signal_is_default(job->pid, signal_number);
+}
+
 static void
 job_signal(struct job *job, int signal_number, uint8_t scope)
 {
+	if (stops_by_default(job, signal_number))
+		signal_number = SIGSTOP;
 	if (scope == JOB_SCOPE_SESSION) {
 		proc_signal_sessions(&job->pid, 1, signal_number);
 	} else if (scope == JOB_SCOPE_GROUP || job->exited) {

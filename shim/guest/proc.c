@@ -13,7 +13,7 @@
 #include "shim/guest/proc.h"
 
 /* PROCESSES_MAX: the kernel's own largest number of processes (PID_MAX_LIMIT). */
-enum { STAT_LEN_MAX = 512, PROCESSES_MAX = 4 * 1024 * 1024, PROCESSES_FIRST = 256 };
+enum { STAT_LEN_MAX = 512, STATUS_LEN_MAX = 8192, PROCESSES_MAX = 4 * 1024 * 1024, PROCESSES_FIRST = 256 };
 
 struct process {
 	pid_t pid;
@@ -186,4 +186,30 @@ proc_signal_descendants(int signal_number)
 		r = process_list_signal(&list, signal_number);
 	free(list.items);
 	return r;
+}
+
+static bool
+mask_has(const char *text, const char *name, int signal_number)
+{
+	const char *line = strstr(text, name);
+
+	return line != NULL && (strtoull(line + strlen(name), NULL, 16) >> (signal_number - 1) & 1) != 0;
+}
+
+bool
+proc_signal_is_default(pid_t pid, int signal_number)
+{
+	char path[64];
+	char text[STATUS_LEN_MAX];
+	cleanup_close int fd = -1;
+	ssize_t len;
+
+	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	len = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	if (len <= 0)
+		return false;
+	text[len] = '\0';
+	return !mask_has(text, "\nSigBlk:", signal_number) && !mask_has(text, "\nSigIgn:", signal_number) &&
+	       !mask_has(text, "\nSigCgt:", signal_number);
 }
