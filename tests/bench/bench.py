@@ -27,7 +27,7 @@ ROUNDS = 4
 PARALLEL_SCRIPT = "sleep 1; echo $0; exit $(($0 % 100))"
 STALLED_SETTLE_S = 30
 # How many commands the two broker runs under callgrind differ by.
-INSTRUCTION_RUNS = (20, 120)
+INSTRUCTION_RUNS = (100, 600)
 GUEST_INSTRUCTIONS = re.compile(r"guest instrs:\s+([\d,]+)")
 CKSUM_LINE = re.compile(r"^(\d+) (\d+)\s")
 
