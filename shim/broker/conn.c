@@ -415,6 +415,8 @@ conn_new(struct listener *listener, int fd, uid_t uid)
 	buf_init(&conn->in, FRAME_LEN_MAX + RECEIVE_LEN);
 	buf_init(&conn->out, OUT_LEN_MAX);
 	ev_io_init(&conn->reader, conn_readable, fd, EV_READ);
+	/* a signal before input that came after it: both may be there in one turn of the loop */
+	ev_set_priority(&conn->reader, EV_MAXPRI);
 	ev_io_init(&conn->writer, conn_writable, fd, EV_WRITE);
 	ev_timer_init(&conn->start_by, start_late, START_WAIT_S, 0.);
 	conn->reader.data = conn->writer.data = conn->start_by.data = conn;
