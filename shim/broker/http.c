@@ -326,13 +326,11 @@ on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_a
 			return -1;
 		sock->http = http;
 		sock->io.data = sock;
-		ev_init(&sock->io, on_socket);
+		ev_io_init(&sock->io, on_socket, fd, 0);
 		curl_multi_assign(http->multi, fd, sock);
 	}
-	if (ev_is_active(&sock->io) && (sock->io.events & (EV_READ | EV_WRITE)) == events)
-		return 0;
 	ev_io_stop(http->loop, &sock->io);
-	ev_io_set(&sock->io, fd, events);
+	ev_io_modify(&sock->io, events);
 	ev_io_start(http->loop, &sock->io);
 	return 0;
 }
