@@ -1,8 +1,9 @@
 #!/bin/bash
 # Runs Modal's own SDKs against modalsh-loopback and counts what holds.
 #
-# usage: run.sh [--loopback PATH] [--build-dir DIR] [--only LABEL] [--install-only]
+# usage: run.sh [--loopback PATH] [--loopback-args ARGS] [--build-dir DIR] [--only LABEL] [--install-only]
 #   --loopback PATH   the server (default: modalsh-loopback in the build folder, the current folder or PATH)
+#   --loopback-args ARGS   further arguments for it, separated by blanks
 #   --build-dir DIR   where the SDKs are installed, and kept for the next run
 #                     (default: $MODALSH_BUILD_DIR, else a folder of this user under ${TMPDIR:-/tmp})
 #   --only LABEL      one of python-v1, python-v2, node-v1, node-v2
@@ -19,6 +20,7 @@ LABEL_WAIT_S=900
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build_dir=${MODALSH_BUILD_DIR:-}
 loopback=
+loopback_args=()
 only=
 install_only=false
 
@@ -30,6 +32,7 @@ die() {
 while [ $# -gt 0 ]; do
 	case $1 in
 	--loopback) loopback=${2:?--loopback needs a path}; shift 2 ;;
+	--loopback-args) read -ra loopback_args <<<"${2?--loopback-args needs arguments}"; shift 2 ;;
 	--build-dir) build_dir=${2:?--build-dir needs a folder}; shift 2 ;;
 	--only) only=${2:?--only needs a label}; shift 2 ;;
 	--install-only) install_only=true; shift ;;
@@ -87,7 +90,7 @@ server_start() {
 	MODAL_TOKEN_SECRET=as-peers$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 	export MODAL_TOKEN_ID MODAL_TOKEN_SECRET
 	"$loopback" --listen 127.0.0.1:0 --port-file "$work/port" --ca-file "$work/ca.pem" --state-dir "$work/state" \
-		>"$work/loopback.log" 2>&1 &
+		"${loopback_args[@]}" >"$work/loopback.log" 2>&1 &
 	server_pid=$!
 	until [ -s "$work/port" ]; do
 		kill -0 "$server_pid" 2>/dev/null || die "the loopback did not start: $(tail -5 "$work/loopback.log")"
