@@ -11,6 +11,7 @@
 #include "proto/modal_api.pb-c.h"
 #include "tests/loopback/bytes.h"
 #include "tests/loopback/convert.h"
+#include "tests/loopback/probe.h"
 #include "tests/loopback/tree.h"
 #include "tests/loopback/world.h"
 
@@ -18,7 +19,7 @@ static const double task_id_wait_s = 0.5;
 
 enum {
 	TIMEOUT_DEFAULT_S = 300, TIMEOUT_MAX_S = 86400, TERMINATED_EXIT_CODE = 137, LIST_PAGE_MAX = 50,
-	CLIENT_PYTHON = 1
+	CLIENT_PYTHON = 1, PROBE_INTERVAL_MS = 100
 };
 
 /* -- results */
@@ -306,6 +307,26 @@ tags_fill(struct sandbox *s, size_t count, Modal__Client__SandboxTag *const *tag
 	}
 }
 
+/* A port is probed from within, where it can be reached whatever the network. */
+static void
+probe_fill(const Modal__Client__Probe *probe, struct sandbox *s)
+{
+	uint32_t interval_ms = probe->has_interval_ms && probe->interval_ms ? probe->interval_ms :
+			       PROBE_INTERVAL_MS;
+	char **argv = NULL;
+
+	if (probe->probe_oneof_case == MODAL__CLIENT__PROBE__PROBE_ONEOF_EXEC_COMMAND &&
+	    probe->exec_command->n_argv > 0) {
+		argv = convert_strings(probe->exec_command->n_argv, probe->exec_command->argv);
+	} else if (probe->probe_oneof_case == MODAL__CLIENT__PROBE__PROBE_ONEOF_TCP_PORT) {
+		argv = convert_strings(3, (char *const []){ "bash", "-c", "" });
+		free(argv[2]);
+		argv[2] = text_format("exec 3<>/dev/tcp/127.0.0.1/%u", probe->tcp_port);
+	}
+	if (argv)
+		s->probe = probe_start(s, argv, interval_ms);
+}
+
 static void
 record_fill(struct create *create, struct sandbox *s)
 {
@@ -316,6 +337,8 @@ record_fill(struct create *create, struct sandbox *s)
 	s->image_id = text_copy(d->image_id);
 	s->idempotency_key = text_copy(rpc_header(create->c, "x-idempotency-key"));
 	tags_fill(s, create->n_tags, create->tags);
+	if (d->readiness_probe)
+		probe_fill(d->readiness_probe, s);
 	if (!d->open_ports)
 		return;
 	s->ports = mem_new((d->open_ports->n_ports + 1) * sizeof *s->ports);
@@ -547,9 +570,9 @@ task_id_go(struct wait *w)
 		MODAL__CLIENT__SANDBOX_GET_TASK_ID_RESPONSE__INIT;
 	Modal__Client__GenericResult result = MODAL__CLIENT__GENERIC_RESULT__INIT;
 
-	if (!w->s->ready && !w->s->over && !w->timed_out)
+	if (!w->s->started && !w->s->over && !w->timed_out)
 		return;
-	if (w->s->ready || w->s->over)
+	if (w->s->started || w->s->over)
 		response.task_id = w->s->task_id;
 	if (result_fill(w->s, &result))
 		response.task_result = &result;
@@ -760,8 +783,8 @@ listed_fill(struct listed *l, const struct sandbox *s)
 	modal__client__sandbox_handle_metadata__init(&l->metadata);
 	l->task.id = s->task_id;
 	l->task.sandbox_id = s->id;
-	l->task.has_started_at = s->ready;
-	l->task.started_at = s->ready_at;
+	l->task.has_started_at = s->started;
+	l->task.started_at = s->created_at;
 	l->task.has_finished_at = s->over;
 	l->task.finished_at = s->finished_at;
 	if (result_fill(s, &l->result))

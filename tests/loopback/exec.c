@@ -180,6 +180,7 @@ exec_new(struct sandbox *s, const struct exec_spec *spec)
 	x->sandbox = s;
 	x->id = text_copy(spec->id);
 	x->number = ++s->number;
+	x->is_internal = spec->is_internal;
 	x->terminal = spec->rows || spec->columns;
 	x->fds[0] = x->fds[1] = x->fds[2] = -1;
 	ev_timer_init(&x->timeout, on_timeout, spec->timeout_s, 0.);
@@ -211,7 +212,8 @@ exec_start(struct sandbox *s, const struct exec_spec *spec, struct exec **ret)
 	s->execs = x;
 	if (spec->timeout_s)
 		ev_timer_start(s->host->loop, &x->timeout);
-	sandbox_touch(s);
+	if (!x->is_internal)
+		sandbox_touch(s);
 	*ret = x;
 	return 0;
 }
@@ -220,7 +222,7 @@ struct exec *
 exec_find(const struct sandbox *s, const char *id)
 {
 	for (struct exec *x = s->execs; x; x = x->next) {
-		if (x != s->entry && text_is(x->id, id))
+		if (x != s->entry && !x->is_internal && text_is(x->id, id))
 			return x;
 	}
 	return NULL;
@@ -229,7 +231,8 @@ exec_find(const struct sandbox *s, const char *id)
 bool
 exec_is_active(const struct exec *x)
 {
-	return x != x->sandbox->entry && (x->state == EXEC_STARTING || x->state == EXEC_RUNNING);
+	return x != x->sandbox->entry && !x->is_internal &&
+	       (x->state == EXEC_STARTING || x->state == EXEC_RUNNING);
 }
 
 /* -- what process 1 says */
@@ -262,7 +265,8 @@ exec_started(struct exec *x, int error, int terminal_fd)
 		ev_timer_start(loop, &x->start_delay);
 	else
 		on_start_delay(loop, &x->start_delay, 0);
-	sandbox_touch(x->sandbox);
+	if (!x->is_internal)
+		sandbox_touch(x->sandbox);
 }
 
 void
@@ -276,7 +280,8 @@ exec_ended(struct exec *x, int wait_status)
 	x->wait_status = wait_status;
 	/* The pipe stays: a child of the command may still read it. */
 	exec_tell(x);
-	sandbox_touch(x->sandbox);
+	if (!x->is_internal)
+		sandbox_touch(x->sandbox);
 }
 
 void

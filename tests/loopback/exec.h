@@ -19,6 +19,7 @@ struct exec_spec {
 	uint32_t rows, columns;         /* 0 = no terminal */
 	bool discard_out[2];            /* stdout, stderr go to /dev/null */
 	uint32_t timeout_s;             /* 0 = none */
+	bool is_internal;               /* no client's: does not keep an idle sandbox alive */
 };
 
 enum exec_state { EXEC_STARTING, EXEC_RUNNING, EXEC_ENDED, EXEC_FAILED };
@@ -41,7 +42,7 @@ struct exec {
 	int wait_status;                /* EXEC_ENDED: as waitpid gives it */
 	bool lost;                      /* the sandbox is over: on_change is called for the last time */
 	int fds[3];                     /* our ends until it is started; -1 = /dev/null */
-	bool terminal;
+	bool terminal, is_internal;
 	struct feed *in;                /* from EXEC_RUNNING on, like the logs */
 	struct outlog *out[2];
 	ev_timer timeout, start_delay;

@@ -243,14 +243,9 @@ static int
 root_make(const struct sandbox *s, const char *hostname)
 {
 	char *root = text_format("%s/root", s->dir);
-	char *mounts = text_format("%s/mounts", s->dir);
 	int r = tree_copy(s->spec.root, root);
 
-	if (r < 0)
-		return r;
-	if (mkdir(mounts, 0755) < 0)
-		return -errno;
-	return root_name(s, hostname);
+	return r < 0 ? r : root_name(s, hostname);
 }
 
 /* stdin from nowhere, what bwrap has to say into the sandbox's log; never into a command's output. */

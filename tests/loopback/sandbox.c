@@ -21,6 +21,7 @@
 #include "tests/loopback/bytes.h"
 #include "tests/loopback/init.h"
 #include "tests/loopback/launch.h"
+#include "tests/loopback/probe.h"
 #include "tests/loopback/tree.h"
 #include "tests/loopback/worker.h"
 
@@ -62,6 +63,16 @@ struct sandbox_link {
 	size_t fd_count;
 	struct request *requests;
 	struct mounted *mounted;
+	struct copy_job *waiting;       /* snapshots asked for before the files are there */
+};
+
+/* A tree that is being copied, or is about to be. */
+struct copy_job {
+	struct copy_job *next;
+	struct sandbox *sandbox;
+	char *from, *to;
+	void (*on_done)(void *arg, int result);
+	void *arg;
 };
 
 static double
@@ -160,6 +171,8 @@ sandbox_send(struct sandbox *s, uint32_t type, uint32_t id, const void *body, si
 	return r;
 }
 
+static void copies_release(struct sandbox *s, bool start);
+
 static struct exec *
 exec_of(struct sandbox *s, uint32_t number)
 {
@@ -198,6 +211,14 @@ entry_ended(struct sandbox *s, int status)
 	sandbox_end(s, code == 0 ? SANDBOX_SUCCESS : SANDBOX_FAILURE, code, NULL);
 }
 
+void
+sandbox_set_probed(struct sandbox *s)
+{
+	s->ready = true;
+	s->ready_at = now_s();
+	sandbox_tell(s);
+}
+
 static void
 answer_handle(struct sandbox *s, const struct init_answer *a, int fd)
 {
@@ -205,8 +226,10 @@ answer_handle(struct sandbox *s, const struct init_answer *a, int fd)
 
 	switch ((enum init_type)a->header.type) {
 	case INIT_READY:
-		s->ready = true;
-		s->ready_at = now_s();
+		s->started = true;
+		copies_release(s, true);
+		if (!s->probe)
+			sandbox_set_probed(s);
 		sandbox_tell(s);
 		return;
 	case INIT_STARTED:
@@ -326,8 +349,10 @@ on_removed(void *arg, int result)
 static void
 files_remove(struct sandbox *s)
 {
-	if (s->over && s->copies == 0)
-		worker_start(s->host->loop, work_remove, on_removed, text_copy(s->dir));
+	if (!s->over || s->copies > 0 || s->removed)
+		return;
+	s->removed = true;
+	worker_start(s->host->loop, work_remove, on_removed, text_copy(s->dir));
 }
 
 /* Tells whoever waits for them, then forgets all but the entrypoint, whose output can still be read. */
@@ -336,6 +361,8 @@ execs_drop(struct sandbox *s)
 {
 	struct exec **at = &s->execs, *x;
 
+	probe_free(s->probe);
+	s->probe = NULL;
 	for (x = s->execs; x; x = x->next)
 		exec_lose(x);
 	while ((x = *at)) {
@@ -415,6 +442,7 @@ sandbox_free(struct sandbox *s)
 	mounted_free(s->link->mounted);
 	bytes_free(&s->link->in);
 	free(s->link);
+	probe_free(s->probe);
 	spec_free(&s->spec);
 	record_free(s);
 	free(s);
@@ -454,6 +482,7 @@ on_ended(struct ev_loop *loop, ev_child *child, int events)
 	s->over = true;
 	s->finished_at = now_s();
 	requests_fail(s);
+	copies_release(s, false);
 	execs_drop(s);
 	sandbox_tell(s);
 	files_remove(s);
@@ -485,7 +514,7 @@ sandbox_end(struct sandbox *s, enum sandbox_result result, int exit_code, const 
 	ev_timer_stop(loop, &l->life);
 	ev_timer_stop(loop, &l->idle);
 	link_close(s);          /* process 1 sees it and exits, and takes all the others along */
-	if (!s->ready)
+	if (!s->started)
 		on_kill(loop, &l->kill, 0);
 	else
 		ev_timer_start(loop, &l->kill);
@@ -582,12 +611,15 @@ sandbox_launch(struct sandbox *s)
 {
 	struct sandbox_host *host = s->host;
 	struct sandbox_link *l;
+	char *mounts;
 	int fds[2];
 	pid_t pid;
 
 	if (socket_pair(fds) < 0)
 		abort();
-	tree_make(s->dir);
+	mounts = text_format("%s/mounts", s->dir);
+	tree_make(mounts);
+	free(mounts);
 	pid = launch_start(s, fds[1]);
 	if (pid < 0)
 		abort();
@@ -623,13 +655,6 @@ sandbox_new(struct sandbox_host *host, const char *id, const char *task_id,
 
 /* -- snapshots and mounts */
 
-struct copy_job {
-	struct sandbox *sandbox;
-	char *from, *to;
-	void (*on_done)(void *arg, int result);
-	void *arg;
-};
-
 static int
 work_copy(void *arg)
 {
@@ -652,14 +677,34 @@ on_copied(void *arg, int result)
 }
 
 static void
-copy_start(struct sandbox *s, char *from, const char *to, void (*on_done)(void *arg, int result),
-	   void *arg)
+copy_start(struct sandbox *s, bool of_sandbox, char *from, const char *to,
+	   void (*on_done)(void *arg, int result), void *arg)
 {
 	struct copy_job *job = mem_new(sizeof *job);
 
-	*job = (struct copy_job){ s, from, text_copy(to), on_done, arg };
+	*job = (struct copy_job){ NULL, s, from, text_copy(to), on_done, arg };
 	s->copies++;
-	worker_start(s->host->loop, work_copy, on_copied, job);
+	if (s->started || !of_sandbox) {
+		worker_start(s->host->loop, work_copy, on_copied, job);
+		return;
+	}
+	job->next = s->link->waiting;
+	s->link->waiting = job;
+}
+
+/* The sandbox has started, or is over. */
+static void
+copies_release(struct sandbox *s, bool start)
+{
+	struct copy_job *job;
+
+	while ((job = s->link->waiting)) {
+		s->link->waiting = job->next;
+		if (start)
+			worker_start(s->host->loop, work_copy, on_copied, job);
+		else
+			on_copied(job, -EPIPE);
+	}
 }
 
 static struct mounted *
@@ -688,7 +733,7 @@ sandbox_snapshot(struct sandbox *s, const char *path, const char *to,
 		on_done(arg, -ENOENT);
 		return;
 	}
-	copy_start(s, m ? text_format("%s/mounts/%u", s->dir, m->number) :
+	copy_start(s, true, m ? text_format("%s/mounts/%u", s->dir, m->number) :
 			  text_format("%s/root", s->dir), to, on_done, arg);
 }
 
@@ -756,7 +801,7 @@ sandbox_mount(struct sandbox *s, const char *path, const char *source,
 	*job = (struct mount_job){ s, m, on_done, arg };
 	to = text_format("%s/mounts/%u", s->dir, m->number);
 	if (source)
-		copy_start(s, text_copy(source), to, on_mount_copied, job);
+		copy_start(s, false, text_copy(source), to, on_mount_copied, job);
 	else
 		on_mount_copied(job, mkdir(to, 0755) < 0 ? -errno : 0);
 	free(to);
@@ -825,6 +870,7 @@ sandbox_host_close(struct sandbox_host *host)
 	}
 	while (host->sandboxes) {
 		requests_fail(host->sandboxes);
+		copies_release(host->sandboxes, false);
 		execs_drop(host->sandboxes);
 		link_close(host->sandboxes);
 		sandbox_free(host->sandboxes);

@@ -74,12 +74,14 @@ struct sandbox {
 	enum sandbox_result result;     /* decided; final once `over` */
 	int exit_code;
 	char *exception;
-	bool ready, over;
+	bool started, ready, over;      /* process 1 runs; the probe, if any, has succeeded too */
+	struct probe *probe;            /* owned; NULL = none */
 	struct sandbox_link *link;
 	struct exec *execs;             /* newest first */
 	struct exec *entry;             /* NULL without an entrypoint */
 	uint32_t number;                /* of the last exec, mount … */
 	int copies;                     /* snapshots being taken: its files must stay */
+	bool removed;                   /* its files */
 	struct sandbox_watch *watches;
 };
 
@@ -95,6 +97,8 @@ struct sandbox *sandbox_find(struct sandbox_host *host, const char *id);
 struct sandbox *sandbox_find_task(struct sandbox_host *host, const char *task_id);
 void sandbox_watch(struct sandbox *s, struct sandbox_watch *w);
 void sandbox_unwatch(struct sandbox_watch *w);
+/* For probe.c: the probe has succeeded. */
+void sandbox_set_probed(struct sandbox *s);
 /* The idle clock starts anew if nothing runs. */
 void sandbox_touch(struct sandbox *s);
 
