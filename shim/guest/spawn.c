@@ -15,6 +15,12 @@
 #include "shim/base/strv.h"
 #include "shim/guest/spawn.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(address, len) ((void)(address), (void)(len))
+#endif
+
 enum {
 	STACK_LEN = 128 * 1024,
 	CANDIDATE_LEN = 2 * 4096,
@@ -287,7 +293,7 @@ child_prepare(struct child *child)
 	if (child->program == NULL || child->cwd == NULL || child->argv == NULL ||
 	    child->script_argv == NULL)
 		return -ENOMEM;
-	strcpy(child->shell, shell_path);
+	memcpy(child->shell, shell_path, sizeof shell_path);
 	child->script_argv[0] = child->shell;
 	memcpy(child->script_argv + 2, child->argv + 1, (count - 1) * sizeof *child->argv);
 	return child_prepare_env(child);
@@ -315,6 +321,8 @@ spawn_command(const struct spawn_base *base, const struct spawn_plan *plan,
 	if (r == 0)
 		pid = clone(child_main, base->stack + STACK_LEN,
 			    CLONE_VM | CLONE_VFORK | SIGCHLD, &child);
+	/* the child's functions never return, so their marks would stay on the stack of the next one */
+	ASAN_UNPOISON_MEMORY_REGION(base->stack, STACK_LEN);
 	if (r < 0 || pid < 0) {
 		if (r == 0)
 			r = -errno;
