@@ -1,5 +1,6 @@
-/* bytes_field.h -- the bytes of field 1 of one protobuf message, as they arrive: for messages that carry a stream's data
- * (TaskExecStdioReadResponse) and are too large to be collected and copied first.  Other fields are skipped. */
+/* bytes_field.h -- the bytes of field 1 of one protobuf message, as they arrive: for messages
+ * that carry a stream's data (TaskExecStdioReadResponse) and are too large to be collected and
+ * copied first.  Other fields are skipped. */
 #ifndef PROTO_BYTES_FIELD_H
 #define PROTO_BYTES_FIELD_H
 
@@ -21,8 +22,8 @@ struct bytes_field {
 /* Ready for the first byte of a message. */
 void bytes_field_init(struct bytes_field *field);
 
-/* Takes from the front of *in.  1 with *ret = bytes of field 1 (they point into *in); 0 when *in is used up; -EBADMSG for
- * what is no protobuf message. */
+/* Takes from the front of *in.  1 with *ret = bytes of field 1 (they point into *in); 0 when *in
+ * is used up; -EBADMSG for what is no protobuf message. */
 int bytes_field_next(struct bytes_field *field, struct view *in, struct view *ret);
 
 /* True where a message may end. */

@@ -1,5 +1,6 @@
-/* grpc_frame.h -- the framing of gRPC over HTTP/2: each message is one byte of flags (0 = not compressed), its length
- * as four bytes, most significant first, and the message (gRPC's PROTOCOL-HTTP2, "Length-Prefixed-Message"). */
+/* grpc_frame.h -- the framing of gRPC over HTTP/2: each message is one byte of flags (0 = not
+ * compressed), its length as four bytes, most significant first, and the message (gRPC's
+ * PROTOCOL-HTTP2, "Length-Prefixed-Message"). */
 #ifndef PROTO_GRPC_FRAME_H
 #define PROTO_GRPC_FRAME_H
 
@@ -31,9 +32,9 @@ struct grpc_piece {
 
 void grpc_frame_init(struct grpc_frame_parser *parser, uint32_t len_max);
 
-/* Takes the next piece from the front of *in.  1 with *ret filled; 0 when *in is used up; -EBADMSG for a compressed
- * frame (none was offered), -EMSGSIZE for one that is too long.  A piece may be
- * empty: an empty message, or one whose bytes have not come yet. */
+/* Takes the next piece from the front of *in.  1 with *ret filled; 0 when *in is used up;
+ * -EBADMSG for a compressed frame (none was offered), -EMSGSIZE for one that is too long.  A
+ * piece may be empty: an empty message, or one whose bytes have not come yet. */
 int grpc_frame_next(struct grpc_frame_parser *parser, struct view *in, struct grpc_piece *ret);
 
 /* True between messages: where a stream may end. */

@@ -116,7 +116,8 @@ grpc_message_decode(const char *text, size_t len, char *ret, size_t ret_len)
 		ret[used] = '\0';
 }
 
-/* One field of a protobuf message: its number, and its bytes (of a fixed32 or length-delimited field). */
+/* One field of a protobuf message: its number, and its bytes (of a fixed32 or length-delimited
+ * field). */
 struct field {
 	uint64_t number;
 	unsigned wire;

@@ -1,5 +1,6 @@
-/* grpc_status.h -- how a gRPC call ended: status codes and their names, HTTP answers that carry none, the percent-coding of
- * grpc-message, and the server's request to come back later inside grpc-status-details-bin.  Pure functions. */
+/* grpc_status.h -- how a gRPC call ended: status codes and their names, HTTP answers that carry
+ * none, the percent-coding of grpc-message, and the server's request to come back later inside
+ * grpc-status-details-bin.  Pure functions. */
 #ifndef PROTO_GRPC_STATUS_H
 #define PROTO_GRPC_STATUS_H
 
@@ -39,15 +40,18 @@ enum grpc_code grpc_code_parse(const char *text, size_t len);
 /* The code for an HTTP answer without grpc-status (gRPC's http-grpc-status-mapping). */
 enum grpc_code grpc_code_from_http(int http_status);
 
-/* True for what may pass by itself: CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE. */
+/* True for what may pass by itself: CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, INTERNAL,
+ * UNAVAILABLE. */
 bool grpc_code_transient(enum grpc_code code);
 
-/* Decodes %XX of grpc-message into ret, always terminated; what does not fit is cut, a bad escape stays as it is, and bytes
- * that are not printable ASCII become '?' (the text ends on a terminal). */
+/* Decodes %XX of grpc-message into ret, always terminated; what does not fit is cut, a bad
+ * escape stays as it is, and bytes that are not printable ASCII become '?' (the text ends on a
+ * terminal). */
 void grpc_message_decode(const char *text, size_t len, char *ret, size_t ret_len);
 
-/* Whether the value of grpc-status-details-bin (base64 with or without padding of {3 repeated Any}) asks for a pause by a
- * modal.client.RPCRetryPolicy {1 float retry_after_secs}.  *ret_ms is that pause, at least 100 ms and at most an hour. */
+/* Whether the value of grpc-status-details-bin (base64 with or without padding of {3 repeated
+ * Any}) asks for a pause by a modal.client.RPCRetryPolicy {1 float retry_after_secs}.  *ret_ms
+ * is that pause, at least 100 ms and at most an hour. */
 bool grpc_retry_after(const char *text, size_t len, long *ret_ms);
 
 #endif

@@ -17,8 +17,8 @@ blank_skip(const char *p)
 	return p;
 }
 
-/* The number after "exp":, or -EBADMSG.  A payload that quotes this very text inside a string is not worth a parser: the
- * result only decides when a new token is asked for. */
+/* The number after "exp":, or -EBADMSG.  A payload that quotes this very text inside a string is
+ * not worth a parser: the result only decides when a new token is asked for. */
 static int
 expiry_find(const char *json, int64_t *ret)
 {

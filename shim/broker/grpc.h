@@ -1,5 +1,5 @@
-/* grpc.h -- calls of gRPC methods on one server: framing, deadlines, trailers, and the retries that belong to one logical
- * call.  What a method means is for the layer above. */
+/* grpc.h -- calls of gRPC methods on one server: framing, deadlines, trailers, and the retries
+ * that belong to one logical call.  What a method means is for the layer above. */
 #ifndef SHIM_BROKER_GRPC_H
 #define SHIM_BROKER_GRPC_H
 
@@ -21,8 +21,8 @@
 /* A server.  Its address; calls copy what they need. */
 struct grpc_server;
 
-/* url: https://host[:port]; a path is ignored.  ipv4: where the host is, or NULL.  Returns 0 or negative errno with *err set
- * (-EPROTONOSUPPORT for http://). */
+/* url: https://host[:port]; a path is ignored.  ipv4: where the host is, or NULL.  Returns 0 or
+ * negative errno with *err set (-EPROTONOSUPPORT for http://). */
 int grpc_server_new(struct ev_loop *loop, struct http *http, const char *url, const char *ipv4,
 		    struct grpc_server **ret, struct err *err);
 void grpc_server_free(struct grpc_server *server);
@@ -64,10 +64,11 @@ struct grpc_method {
 struct grpc_events {
 	/* Adds the headers of this attempt.  0 or -errno.  May be NULL. */
 	int (*headers)(void *arg, const struct grpc_attempt *attempt, struct http_headers *headers);
-	/* Pieces of the server's messages; a negative value ends the call.  NULL: the call is unary. */
+	/* Pieces of the server's messages; a negative value ends the call.  NULL: the call is
+	 * unary. */
 	int (*piece)(void *arg, const struct grpc_piece *piece);
-	/* The client's messages, framed by grpc_prefix_encode(), as http_events.upload.  NULL: there is one, given at the
-	 * start. */
+	/* The client's messages, framed by grpc_prefix_encode(), as http_events.upload.  NULL:
+	 * there is one, given at the start. */
 	size_t (*upload)(void *arg, uint8_t *bytes, size_t len);
 	/* The last callback.  message: of a unary call that ended with GRPC_OK, else empty. */
 	void (*done)(void *arg, const struct grpc_status *status, struct view message);

@@ -439,8 +439,8 @@ on_upload(char *bytes, size_t size, size_t count, void *arg)
 	return CURL_READFUNC_PAUSE;
 }
 
-/* A peer that vanished without a word is noticed by the kernel; whether its process still answers is for the deadlines
- * and for the lane's own pings. */
+/* A peer that vanished without a word is noticed by the kernel; whether its process still
+ * answers is for the deadlines and for the lane's own pings. */
 static int
 on_socket_made(void *arg, curl_socket_t fd, curlsocktype purpose)
 {

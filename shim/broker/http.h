@@ -1,8 +1,8 @@
-/* http.h -- HTTP/2 over verified TLS on the broker's loop: one curl multi handle, one connection per server, any number of
- * calls on it.  The only owner of curl.
+/* http.h -- HTTP/2 over verified TLS on the broker's loop: one curl multi handle, one connection
+ * per server, any number of calls on it.  The only owner of curl.
  *
- * Callbacks come from the loop, never from inside http_call_start() or http_call_wake(), and never after
- * http_call_free(), which may be called from any of them. */
+ * Callbacks come from the loop, never from inside http_call_start() or http_call_wake(), and
+ * never after http_call_free(), which may be called from any of them. */
 #ifndef SHIM_BROKER_HTTP_H
 #define SHIM_BROKER_HTTP_H
 
@@ -16,7 +16,8 @@
 
 /* From the first byte of DNS to the end of the TLS handshake. */
 #define HTTP_CONNECT_WAIT_MS 10000L
-/* How long a silent connection is believed in: probes start after this, and unanswered data gives up after it. */
+/* How long a silent connection is believed in: probes start after this, and unanswered data
+ * gives up after it. */
 #define HTTP_KEEPALIVE_S 30
 #define HTTP_HEADERS_MAX 24u
 #define HTTP_HEADER_LEN_MAX (16u * 1024)
@@ -24,7 +25,8 @@
 struct http;
 struct http_call;
 
-/* ca_file: certificates to trust instead of the system's, or NULL.  Returns 0 or negative errno with *err set. */
+/* ca_file: certificates to trust instead of the system's, or NULL.  Returns 0 or negative errno
+ * with *err set. */
 int http_new(struct ev_loop *loop, const char *ca_file, struct http **ret, struct err *err);
 
 /* All calls must have been freed. */
@@ -63,8 +65,8 @@ struct http_events {
 	void (*header)(void *arg, const char *name, size_t name_len, const char *value, size_t value_len);
 	/* Bytes of the answer's body, gone after the call.  A negative value ends the call. */
 	int (*body)(void *arg, const uint8_t *bytes, size_t len);
-	/* Fills in up to len bytes of the request's body and returns how many; 0 = none now, http_call_wake() tells when;
-	 * HTTP_UPLOAD_END.  Only for calls without a body. */
+	/* Fills in up to len bytes of the request's body and returns how many; 0 = none now,
+	 * http_call_wake() tells when; HTTP_UPLOAD_END.  Only for calls without a body. */
 	size_t (*upload)(void *arg, uint8_t *bytes, size_t len);
 	/* The last callback of a call. */
 	void (*done)(void *arg, const struct http_result *result);
@@ -80,15 +82,17 @@ struct http_request {
 	bool bulk;		   /* megabytes are expected: large buffers */
 };
 
-/* Sends a POST.  Takes what request->headers holds, also on failure.  Returns 0 or negative errno with *err set. */
+/* Sends a POST.  Takes what request->headers holds, also on failure.  Returns 0 or negative
+ * errno with *err set. */
 int http_call_start(struct http *http, const struct http_request *request, const struct http_events *events,
 		    void *arg, struct http_call **ret, struct err *err);
 
 /* upload() has something again: it is asked before the loop sleeps. */
 void http_call_wake(struct http_call *call);
 
-/* The answer is complete, as its trailers said: gives up the rest of the upload and calls done() from the loop.  Of itself
- * curl waits for ever to send the rest to a server that does not want it. */
+/* The answer is complete, as its trailers said: gives up the rest of the upload and calls done()
+ * from the loop.  Of itself curl waits for ever to send the rest to a server that does not want
+ * it. */
 void http_call_finish(struct http_call *call);
 
 /* Ends the call (its stream alone is reset, the connection stays).  NULL is fine. */

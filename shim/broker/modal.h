@@ -1,7 +1,9 @@
-/* modal.h -- Modal's API as typed calls: what is asked, what comes back.  Of the broker only modal*.c know the messages.
+/* modal.h -- Modal's API as typed calls: what is asked, what comes back.  Of the broker only
+ * modal*.c know the messages.
  *
- * Callbacks come from the loop, never from inside the function that takes them, and never after modal_call_free(), which
- * may be called from any of them.  Strings of a reply are gone after the callback. */
+ * Callbacks come from the loop, never from inside the function that takes them, and never after
+ * modal_call_free(), which may be called from any of them.  Strings of a reply are gone after
+ * the callback. */
 #ifndef SHIM_BROKER_MODAL_H
 #define SHIM_BROKER_MODAL_H
 
@@ -67,7 +69,8 @@ void modal_free(struct modal *modal);
 struct modal_call *modal_app_get(struct modal *modal, const char *app, const char *environment, MODAL_DONE);
 /* reply: builder_version */
 struct modal_call *modal_environment_get(struct modal *modal, const char *environment, MODAL_DONE);
-/* An image of a registry reference.  reply: id, result (MODAL_RUNNING: it is being built, see modal_image_join) */
+/* An image of a registry reference.  reply: id, result (MODAL_RUNNING: it is being built, see
+ * modal_image_join) */
 struct modal_call *modal_image_get(struct modal *modal, const char *reference, const char *app_id,
 				   const char *builder_version, MODAL_DONE);
 /* Waits until an image is built; log() gets the text of the build, in pieces. */
@@ -98,7 +101,8 @@ struct modal_sandbox_spec {
 struct modal_call *modal_sandbox_create(struct modal *modal, const struct modal_sandbox_spec *spec, MODAL_DONE);
 /* reply: task_id ("" = not scheduled yet), result (not MODAL_RUNNING: it is over) */
 struct modal_call *modal_task_get(struct modal *modal, const char *sandbox_id, MODAL_DONE);
-/* V1 wants the task, V2 the sandbox.  reply: jwt, url, ipv4; GRPC_FAILED_PRECONDITION: it is over */
+/* V1 wants the task, V2 the sandbox.  reply: jwt, url, ipv4; GRPC_FAILED_PRECONDITION: it is
+ * over */
 struct modal_call *modal_access_get(struct modal *modal, const char *sandbox_id, const char *task_id, MODAL_DONE);
 /* reply: result; does not wait */
 struct modal_call *modal_sandbox_poll(struct modal *modal, const char *sandbox_id, MODAL_DONE);
@@ -114,7 +118,8 @@ int modal_router_new(struct modal *modal, const char *sandbox_id, const char *ta
 /* Its calls must have been freed. */
 void modal_router_free(struct modal_router *router);
 
-/* Where it is and the token for it; calls need this first.  An expired token is replaced by itself. */
+/* Where it is and the token for it; calls need this first.  An expired token is replaced by
+ * itself. */
 int modal_router_access_set(struct modal_router *router, const char *url, const char *ipv4, const char *jwt,
 			    struct err *err);
 
@@ -131,12 +136,14 @@ struct modal_call *modal_exec_write(struct modal_router *router, const char *exe
 /* How much of stdin has arrived: stdin_len, stdin_closed.  Ends a modal_exec_feed() in progress. */
 struct modal_call *modal_exec_fed(struct modal_router *router, const char *exec_id, MODAL_DONE);
 
-/* The two streams of an exec make one attempt; a GRPC_UNAUTHENTICATED of theirs is reported when a new token is there. */
+/* The two streams of an exec make one attempt; a GRPC_UNAUTHENTICATED of theirs is reported when
+ * a new token is there. */
 
 /* Output from offset on (fd 0 = stdout, 1 = stderr) to data(); GRPC_OK: its end. */
 struct modal_call *modal_exec_read(struct modal_router *router, const char *exec_id, int fd, uint64_t offset,
 				   void (*data)(void *arg, const uint8_t *bytes, size_t len), MODAL_DONE);
-/* Input from offset on.  want() fills in bytes and returns how many, 0 for none now, MODAL_FEED_END to close stdin. */
+/* Input from offset on.  want() fills in bytes and returns how many, 0 for none now,
+ * MODAL_FEED_END to close stdin. */
 #define MODAL_FEED_END SIZE_MAX
 struct modal_call *modal_exec_feed(struct modal_router *router, const char *exec_id, uint64_t offset,
 				   size_t (*want)(void *arg, uint8_t *bytes, size_t len), MODAL_DONE);

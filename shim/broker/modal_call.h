@@ -1,5 +1,5 @@
-/* modal_call.h -- what modal.c and modal_router.c share: one call on its way, from the packed request to the unpacked
- * reply. */
+/* modal_call.h -- what modal.c and modal_router.c share: one call on its way, from the packed
+ * request to the unpacked reply. */
 #ifndef SHIM_BROKER_MODAL_CALL_H
 #define SHIM_BROKER_MODAL_CALL_H
 
@@ -58,8 +58,8 @@ struct modal_call *call_new(struct modal *modal, struct modal_router *router, co
 /* Sends it.  0 or -errno. */
 int call_send(struct modal_call *call, struct grpc_server *server);
 
-/* Around callbacks other than the last one: the call may be freed by them, and is then gone after call_leave(), which
- * returns false. */
+/* Around callbacks other than the last one: the call may be freed by them, and is then gone
+ * after call_leave(), which returns false. */
 void call_enter(struct modal_call *call);
 bool call_leave(struct modal_call *call);
 

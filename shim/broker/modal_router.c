@@ -12,11 +12,15 @@
 #define CALL_WAIT_MS 10000
 #define EXEC_WAIT_MS 60000
 
-/* The frame of one piece of stdin inside a TaskExecStdinWriteStreamRequest: gRPC prefix, tag of field 2 (bytes), length. */
+/* The frame of one piece of stdin inside a TaskExecStdinWriteStreamRequest: gRPC prefix, tag of
+ * field 2 (bytes), length. */
 #define PIECE_TAG (2u << 3 | 2u)
 #define PIECE_VARINT_LEN_MAX 3u
 #define PIECE_HEAD_LEN_MAX (GRPC_PREFIX_LEN + 1 + PIECE_VARINT_LEN_MAX)
 #define PIECE_LEN_MAX ((1u << 21) - 1)
+
+#define STDIO_VALUE(name_) \
+	MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIO_FILE_DESCRIPTOR__TASK_EXEC_STDIO_FILE_DESCRIPTOR_##name_
 
 struct modal_router {
 	struct modal *modal;
@@ -74,8 +78,8 @@ router_server_name(const struct modal_router *router)
 	return router->server == NULL ? "the router" : grpc_server_name(router->server);
 }
 
-/* Calls in flight keep a pointer to the server they were sent to, so it is made once; like Modal's SDKs we stay where we
- * are when a later token comes with another address. */
+/* Calls in flight keep a pointer to the server they were sent to, so it is made once; like
+ * Modal's SDKs we stay where we are when a later token comes with another address. */
 int
 modal_router_access_set(struct modal_router *router, const char *url, const char *ipv4, const char *jwt,
 			struct err *err)
@@ -206,8 +210,8 @@ borrowed(const char *text)
 
 /* ---- unary calls ---- */
 
-/* There is no call that merely asks "are you there"; a question about an exec that does not exist is answered with
- * NOT_FOUND, at once and by the router itself. */
+/* There is no call that merely asks "are you there"; a question about an exec that does not
+ * exist is answered with NOT_FOUND, at once and by the router itself. */
 static void
 on_probe_done(void *arg, const struct grpc_status *status, struct view message)
 {
@@ -226,7 +230,8 @@ modal_router_probe(struct modal_router *router, MODAL_DONE)
 	static const struct modal_method method = {
 		.name = "TaskExecPoll", .grpc = { SERVICE "TaskExecPoll", CALL_WAIT_MS, NULL, false, false }
 	};
-	Modal__TaskCommandRouter__TaskExecPollRequest request = MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_POLL_REQUEST__INIT;
+	Modal__TaskCommandRouter__TaskExecPollRequest request =
+		MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_POLL_REQUEST__INIT;
 	char exec_id[MODAL_UUID_LEN];
 
 	modal_uuid_make(exec_id);
@@ -297,7 +302,8 @@ modal_exec_wait(struct modal_router *router, const char *exec_id, MODAL_DONE)
 		.reply = &modal__task_command_router__task_exec_wait_response__descriptor,
 		.read = wait_read,
 	};
-	Modal__TaskCommandRouter__TaskExecWaitRequest request = MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_WAIT_REQUEST__INIT;
+	Modal__TaskCommandRouter__TaskExecWaitRequest request =
+		MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_WAIT_REQUEST__INIT;
 
 	request.task_id = router->task_id;
 	request.exec_id = borrowed(exec_id);
@@ -390,9 +396,7 @@ modal_exec_read(struct modal_router *router, const char *exec_id, int fd, uint64
 	request.exec_id = borrowed(exec_id);
 	request.has_offset = request.has_file_descriptor = 1;
 	request.offset = offset;
-	request.file_descriptor =
-		fd == 0 ? MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIO_FILE_DESCRIPTOR__TASK_EXEC_STDIO_FILE_DESCRIPTOR_STDOUT :
-			  MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIO_FILE_DESCRIPTOR__TASK_EXEC_STDIO_FILE_DESCRIPTOR_STDERR;
+	request.file_descriptor = fd == 0 ? STDIO_VALUE(STDOUT) : STDIO_VALUE(STDERR);
 	call = call_new(router->modal, router, &methods[fd != 0], &events, &request.base, done, arg);
 	if (call != NULL)
 		call->data = data;
@@ -410,7 +414,8 @@ on_feed_piece(void *arg, const struct grpc_piece *piece)
 	return 0;
 }
 
-/* Puts the head of a piece of len bytes right before bytes + PIECE_HEAD_LEN_MAX; returns its length. */
+/* Puts the head of a piece of len bytes right before bytes + PIECE_HEAD_LEN_MAX; returns its
+ * length. */
 static size_t
 piece_head(uint8_t *bytes, size_t len)
 {

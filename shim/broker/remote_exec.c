@@ -9,20 +9,21 @@
 #include "shim/broker/log.h"
 #include "shim/broker/sandbox_exec.h"
 
-/* Sent stdin that is kept for a broken stream.  The router confirms nothing while a stream lasts, so this bounds what a break
- * may have swallowed on its way. */
+/* Sent stdin that is kept for a broken stream.  The router confirms nothing while a stream
+ * lasts, so this bounds what a break may have swallowed on its way. */
 #define RETAINED_LEN (1024u * 1024)
 /* One TaskExecStdinWrite, where the router has no streams. */
 #define WRITE_LEN_MAX (256u * 1024)
 #define RESUMES_MAX 9u
 #define STDERR_TAIL_LEN 1024u
-/* How long output may still come after the process has ended: a child of it may hold the pipe for ever. */
+/* How long output may still come after the process has ended: a child of it may hold the pipe
+ * for ever. */
 #define DRAIN_WAIT_MS 2000
 #define SUSPECT_FAULTS 5u
 /* A stream whose token is refused sooner than this after it was replaced is given up. */
 #define TOKEN_LIFE_MS_MIN 500
-/* Streams of stdin that came to nothing before single writes are tried: curl may lose the UNIMPLEMENTED that a router sends
- * in the middle of an upload. */
+/* Streams of stdin that came to nothing before single writes are tried: curl may lose the
+ * UNIMPLEMENTED that a router sends in the middle of an upload. */
 #define FRUITLESS_MAX 2u
 
 enum part_kind { PART_START, PART_OUT, PART_FEED, PART_ERR, PART_WAIT, PART_COUNT };
@@ -104,7 +105,8 @@ exec_report(struct remote_exec *exec)
 		exec->events->ended(exec->arg, exec->exit_code, NULL);
 }
 
-/* Nothing more can be had from it.  Whether that is because of the sandbox is asked before it is reported. */
+/* Nothing more can be had from it.  Whether that is because of the sandbox is asked before it is
+ * reported. */
 static void
 exec_fail(struct remote_exec *exec, const struct err *err)
 {
@@ -167,8 +169,8 @@ part_pause(struct part *part, int64_t pause_ms)
 	ev_timer_start(part->exec->loop, &part->pause);
 }
 
-/* A call that was made before the start was confirmed may not have found the exec.  It is made again, at once when the
- * confirmation has overtaken its answer. */
+/* A call that was made before the start was confirmed may not have found the exec.  It is made
+ * again, at once when the confirmation has overtaken its answer. */
 static bool
 part_too_early(struct part *part, const struct modal_reply *reply)
 {
@@ -336,7 +338,8 @@ retained_get(const struct remote_exec *exec, uint8_t *bytes, size_t len)
 	return len;
 }
 
-/* What was sent before and must be sent again comes first.  Until the exec has started all of it may have to be. */
+/* What was sent before and must be sent again comes first.  Until the exec has started all of it
+ * may have to be. */
 static size_t
 on_want(void *arg, uint8_t *bytes, size_t len)
 {
@@ -403,7 +406,8 @@ on_fed(void *arg, const struct modal_reply *reply)
 	}
 }
 
-/* Asks how much has arrived before going on.  A stream that ends at once again and again is given up. */
+/* Asks how much has arrived before going on.  A stream that ends at once again and again is
+ * given up. */
 static void
 feed_resume(struct part *part, const struct modal_reply *reply)
 {
@@ -613,7 +617,8 @@ exec_new(struct sandbox *sandbox, const struct remote_exec_events *events, void 
 	return exec;
 }
 
-/* Requests leave in the order in which they are made: the start goes first, for a router that serves them in order. */
+/* Requests leave in the order in which they are made: the start goes first, for a router that
+ * serves them in order. */
 static int
 exec_begin(struct remote_exec *exec, const char *const *argv)
 {
@@ -661,12 +666,14 @@ void
 remote_exec_wake(struct remote_exec *exec)
 {
 	struct part *feed = &exec->parts[PART_FEED];
+	bool unary;
 
 	if (feed->over || exec->ended || exec->failed || exec->sandbox == NULL)
 		return;
-	if (!*sandbox_unary_stdin(exec->sandbox) && feed->call != NULL)
+	unary = *sandbox_unary_stdin(exec->sandbox);
+	if (!unary && feed->call != NULL)
 		modal_exec_feed_wake(feed->call);
-	else if (*sandbox_unary_stdin(exec->sandbox) && feed->call == NULL && !feed->early && !ev_is_active(&feed->pause))
+	else if (unary && feed->call == NULL && !feed->early && !ev_is_active(&feed->pause))
 		part_pause(feed, 0);
 }
 

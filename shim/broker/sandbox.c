@@ -312,7 +312,8 @@ on_found(void *arg, const struct modal_reply *reply)
 		sandbox->progress.found = true;
 		sandbox->progress.begun_ms = clock_now_ms();
 		log_info("sandbox %s exists as %s", sandbox->name, sandbox->id);
-		/* What a creation would have needed does not matter any more, nor that it failed. */
+		/* What a creation would have needed does not matter any more, nor that it
+		 * failed. */
 		step_end(sandbox, STEP_ENVIRONMENT);
 		step_end(sandbox, STEP_IMAGE);
 		step_end(sandbox, STEP_JOIN);
@@ -597,7 +598,8 @@ sandbox_begin(struct sandbox *sandbox)
 	sandbox->build_line_len = 0;
 	sandbox->image_id[0] = '\0';
 	find_ask(sandbox);
-	step_begin(sandbox, STEP_APP, modal_app_get(sandbox->modal, sandbox->config->app, environment, on_app, sandbox));
+	step_begin(sandbox, STEP_APP,
+		   modal_app_get(sandbox->modal, sandbox->config->app, environment, on_app, sandbox));
 	if (image_is_id(sandbox->config->image))
 		text_keep(sandbox->image_id, sizeof sandbox->image_id, sandbox->config->image);
 	else

@@ -18,8 +18,8 @@ bool sandbox_pipelined_start(const struct sandbox *sandbox);
 /* Whether the router has turned out to take stdin in single writes alone. */
 bool *sandbox_unary_stdin(struct sandbox *sandbox);
 
-/* An exec cannot be reached: asks Modal whether the sandbox still runs.  Then either the sandbox is gone, and with it every
- * exec, or exec_list_checked() says that it is not. */
+/* An exec cannot be reached: asks Modal whether the sandbox still runs.  Then either the sandbox
+ * is gone, and with it every exec, or exec_list_checked() says that it is not. */
 void sandbox_suspect(struct sandbox *sandbox);
 
 /* The sandbox runs, or nobody knows: execs that had failed may say so. */

@@ -1,4 +1,5 @@
-/* Frames of gRPC and the bytes field inside them, cut at every place where the network may cut them. */
+/* Frames of gRPC and the bytes field inside them, cut at every place where the network may cut
+ * them. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,8 @@
 /* Two messages with an empty one between them. */
 static const uint8_t frames[] = { 0, 0, 0, 0, 3, 'a', 'b', 'c', 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 'd' };
 
-/* Feeds `step` bytes at a time; writes the messages to text, each in <>.  Returns the last result. */
+/* Feeds `step` bytes at a time; writes the messages to text, each in <>.  Returns the last
+ * result. */
 static int
 frames_read(const uint8_t *bytes, size_t len, size_t step, struct grpc_frame_parser *parser, char *text)
 {
@@ -87,7 +89,8 @@ START_TEST(test_bounds_of_a_frame)
 }
 END_TEST
 
-/* Field 2 (varint), field 1 (bytes), fields 3 (fixed32), 4 (fixed64), 5 (bytes) and field 1 again, empty. */
+/* Field 2 (varint), field 1 (bytes), fields 3 (fixed32), 4 (fixed64), 5 (bytes) and field 1
+ * again, empty. */
 static const uint8_t fields[] = { 0x10, 0xff, 0x01, 0x0a, 5, 'h', 'e', 'l', 'l', 'o', 0x1d, 1,	 2,  3, 4,
 				  0x21, 1,    2,    3,	  4, 5,	  6,   7,   8,	 0x2a, 2,    'n', 'o', 0x0a, 0 };
 

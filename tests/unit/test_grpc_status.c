@@ -1,4 +1,5 @@
-/* How calls end: codes, texts, pauses asked for; and what the same headers carry: base64 and tokens. */
+/* How calls end: codes, texts, pauses asked for; and what the same headers carry: base64 and
+ * tokens. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
