@@ -266,6 +266,9 @@ down() {
 			failed=1
 		}
 	done <<<"$before"
+	if grep -A "$LOG_TAIL_LINES" -s 'Sanitizer\|runtime error' "$dir/modalsh-broker.log" "$dir/modalsh-loopback.log" >&2; then
+		failed=1
+	fi
 	(
 		cd "$dir" || exit
 		rm -rf env options where port ca.pem broker.sock bin state first.log modal.toml modalsh-broker.pid modalsh-loopback.pid

@@ -55,6 +55,11 @@ def local_side(folder):
     return Side("local", folder, {}, True)
 
 
+def replaced_sides(found):
+    """The machine's shells as they are, and with those that were found in their place."""
+    return [Side("local", "/bin", {}, True), Side("modalsh", "/bin", found.env, False, found.bin)]
+
+
 def _set_up():
     top = tempfile.mkdtemp(prefix="conform-")
     up, share = os.path.join(top, "up"), os.path.join(top, "share")
@@ -64,8 +69,9 @@ def _set_up():
         file.write(CONFIG_EXTRA)
 
     def stop():
-        subprocess.run([TRY, "--down", up], check=False, stdout=subprocess.DEVNULL)
+        ended = subprocess.run([TRY, "--down", up], check=False, stdout=subprocess.DEVNULL)
         shutil.rmtree(top, ignore_errors=True)
+        ended.check_returncode()
 
     # try.sh itself tries a command where it was started, and strict_cwd holds for that as well.
     started = subprocess.run([os.path.abspath(TRY), "--up", up, "--share", share, "--config-extra", config,
@@ -73,7 +79,7 @@ def _set_up():
                              check=False, cwd=share, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT)
     if started.returncode != 0:
-        stop()
+        shutil.rmtree(top, ignore_errors=True)
         raise NoProduct(f"try.sh --up ended with {started.returncode}:\n"
                         + started.stdout.decode(errors="replace"))
     return _from_env_file(os.path.join(up, "env"), share, stop)
