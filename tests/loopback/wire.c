@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <ev.h>
@@ -26,7 +28,7 @@ enum {
 /* Bytes that are on their way on a slowed wire. */
 struct parcel {
 	struct parcel *next;
-	double due;
+	int64_t due_ns;                 /* on the monotonic clock */
 	size_t len;
 	uint8_t data[];
 };
@@ -34,7 +36,8 @@ struct parcel {
 struct line {
 	struct parcel *first, **last;
 	size_t len;
-	ev_timer timer;
+	int timer_fd;                   /* libev's own timers are only good to some milliseconds */
+	ev_io timer;
 };
 
 struct wire {
@@ -68,38 +71,54 @@ static void wire_flush(struct wire *w);
 
 /* -- the delay lines */
 
+static int64_t
+now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* For the first parcel. */
+static void
+line_arm(const struct line *line)
+{
+	struct itimerspec at = {
+		.it_value = {
+			.tv_sec = line->first->due_ns / 1000000000,
+			.tv_nsec = line->first->due_ns % 1000000000,
+		},
+	};
+
+	timerfd_settime(line->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
 static void
 line_put(struct wire *w, struct line *line, const uint8_t *data, size_t len)
 {
-	struct ev_loop *loop = w->listener->loop;
 	struct parcel *p = mem_new(sizeof *p + len);
-	double delay = w->listener->options.latency_ms / 1000.0;
 
-	p->due = ev_now(loop) + delay;
+	p->due_ns = now_ns() + (int64_t)w->listener->options.latency_ms * 1000000;
 	p->len = len;
 	memcpy(p->data, data, len);
 	*line->last = p;
 	line->last = &p->next;
 	line->len += len;
-	if (line->first == p) {
-		ev_timer_set(&line->timer, delay, 0.);
-		ev_timer_start(loop, &line->timer);
-	}
+	if (line->first == p)
+		line_arm(line);
 }
 
 /* Takes the first parcel if it is due; else arms the timer for it and returns NULL. */
 static struct parcel *
-line_take(struct wire *w, struct line *line)
+line_take(struct line *line)
 {
-	struct ev_loop *loop = w->listener->loop;
 	struct parcel *p = line->first;
 
 	if (!p)
 		return NULL;
-	if (p->due > ev_now(loop) + 1e-6) {
-		ev_timer_stop(loop, &line->timer);
-		ev_timer_set(&line->timer, p->due - ev_now(loop), 0.);
-		ev_timer_start(loop, &line->timer);
+	if (p->due_ns > now_ns()) {
+		line_arm(line);
 		return NULL;
 	}
 	line->first = p->next;
@@ -114,11 +133,23 @@ line_free(struct wire *w, struct line *line)
 {
 	struct parcel *p;
 
-	ev_timer_stop(w->listener->loop, &line->timer);
+	if (line->timer_fd >= 0) {
+		ev_io_stop(w->listener->loop, &line->timer);
+		close(line->timer_fd);
+	}
 	while ((p = line->first)) {
 		line->first = p->next;
 		free(p);
 	}
+}
+
+static void
+timer_drain(int fd)
+{
+	uint64_t count;
+
+	while (read(fd, &count, sizeof count) > 0)
+		;
 }
 
 /* -- inwards */
@@ -186,13 +217,14 @@ on_readable(struct ev_loop *loop, ev_io *io, int events)
 }
 
 static void
-on_in_due(struct ev_loop *loop, ev_timer *timer, int events)
+on_in_due(struct ev_loop *loop, ev_io *timer, int events)
 {
 	struct wire *w = timer->data;
 	struct parcel *p;
 
+	timer_drain(timer->fd);
 	(void)events;
-	while (!w->broken && (p = line_take(w, &w->in_line))) {
+	while (!w->broken && (p = line_take(&w->in_line))) {
 		if (wire_take(w, p->data, p->len) < 0)
 			wire_break(w);
 		free(p);
@@ -295,14 +327,15 @@ wire_flush_fast(struct wire *w)
 }
 
 static void
-on_out_due(struct ev_loop *loop, ev_timer *timer, int events)
+on_out_due(struct ev_loop *loop, ev_io *timer, int events)
 {
 	struct wire *w = timer->data;
 	struct parcel *p;
 
 	(void)loop;
+	timer_drain(timer->fd);
 	(void)events;
-	while (!w->broken && (p = line_take(w, &w->out_line))) {
+	while (!w->broken && (p = line_take(&w->out_line))) {
 		/* The kernel's buffer is the far end: blocking here would stop everybody, and
 		 * the amount is bounded by DELAYED_LEN_MAX. */
 		for (size_t at = 0; at < p->len && !w->broken; ) {
@@ -438,11 +471,18 @@ wire_reserved(struct wire *w, size_t len)
 /* -- listening */
 
 static void
-line_init(struct wire *w, struct line *line, void (*due)(struct ev_loop *, ev_timer *, int))
+line_init(struct wire *w, struct line *line, void (*due)(struct ev_loop *, ev_io *, int))
 {
 	line->last = &line->first;
-	ev_timer_init(&line->timer, due, 0., 0.);
+	line->timer_fd = -1;
+	if (!wire_is_slow(w))
+		return;
+	line->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (line->timer_fd < 0)
+		abort();
+	ev_io_init(&line->timer, due, line->timer_fd, EV_READ);
 	line->timer.data = w;
+	ev_io_start(w->listener->loop, &line->timer);
 }
 
 static void
