@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -244,6 +245,21 @@ state_clear(const char *dir)
 	}
 }
 
+/* Held, by a descriptor that stays open, until the server ends. */
+static int
+state_lock(const char *mark)
+{
+	int fd = open(mark, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return -errno;
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		close(fd);
+		return -EBUSY;
+	}
+	return 0;
+}
+
 /* A new or empty directory, or one that an earlier run has left. */
 static int
 state_open(const char *dir)
@@ -252,12 +268,12 @@ state_open(const char *dir)
 	int r = 0;
 
 	tree_make(dir);
-	if (access(mark, F_OK) == 0)
-		state_clear(dir);
-	else if (rmdir(dir) < 0 || mkdir(dir, 0700) < 0)
+	if (access(mark, F_OK) < 0 && (rmdir(dir) < 0 || mkdir(dir, 0700) < 0))
 		r = -errno;
 	if (r == 0)
-		r = file_write(mark, "made by modalsh-loopback\n");
+		r = state_lock(mark);
+	if (r == 0)
+		state_clear(dir);
 	free(mark);
 	for (size_t i = 1; i < sizeof state_parts / sizeof *state_parts && r == 0; i++) {
 		char *path = text_format("%s/%s", dir, state_parts[i]);
