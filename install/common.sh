@@ -35,7 +35,7 @@ BUILD_PACKAGES=(
 	libnghttp2-dev libssl-dev check bubblewrap=bwrap python3
 )
 TEST_PACKAGES=(binutils perl=perl procps strace=strace)
-CI_PACKAGES=(clang=clang shellcheck=shellcheck valgrind=valgrind libc6-dbg xz-utils=xz python3-venv nodejs=node npm=npm)
+CI_PACKAGES=(clang=clang shellcheck=shellcheck valgrind=valgrind libc6-dbg xz-utils=xz git=git python3-venv nodejs=node npm=npm)
 
 package_is_there() {
 	local name=${1%%=*} program=${1#*=}
