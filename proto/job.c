@@ -544,7 +544,7 @@ job_number_decode(uint8_t type, struct view body, uint64_t *ret)
 	if (type == JOB_STARTED) {
 		r = view_u32(&body, &pid);
 		number = r == 0 ? pid : 0;
-	} else if (type == JOB_KILL) {
+	} else if (type == JOB_KILL || type == JOB_STOPPED) {
 		r = view_u8(&body, &signo);
 		number = r == 0 ? signo : 0;
 		if (number < 1 || number > SIGNAL_MAX)
@@ -568,7 +568,7 @@ job_number_encode(struct buf *out, uint8_t type, uint32_t job, uint64_t number)
 		return r;
 	if (type == JOB_STARTED)
 		r = buf_put_u32(out, (uint32_t)number);
-	else if (type == JOB_KILL)
+	else if (type == JOB_KILL || type == JOB_STOPPED)
 		r = buf_put_u8(out, (uint8_t)number);
 	else
 		r = buf_put_u64(out, number);

@@ -40,6 +40,7 @@ enum job_type {
 	JOB_EXIT = 0x88,
 	JOB_PONG = 0x89,
 	JOB_DONE = 0x8a,
+	JOB_STOPPED = 0x8b,
 	JOB_REFUSED = 0xa0,
 	JOB_REPLY = 0xa1,
 	JOB_ACCEPTED = 0xa2,
@@ -227,7 +228,7 @@ int job_empty_encode(struct buf *out, uint8_t type, uint32_t job);
 /* -EBADMSG unless the body is empty. */
 int job_empty_decode(struct view body);
 
-/* A single number: STARTED (u32 pid), PING and PONG (u64 token), KILL (u8 signal). */
+/* A single number: STARTED (u32 pid), PING and PONG (u64 token), KILL and STOPPED (u8 signal). */
 int job_number_decode(uint8_t type, struct view body, uint64_t *ret);
 int job_number_encode(struct buf *out, uint8_t type, uint32_t job, uint64_t number);
 

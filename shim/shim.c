@@ -206,6 +206,25 @@ on_started(struct shim *shim, struct view body)
 	return job_number_decode(JOB_STARTED, body, &pid);
 }
 
+/* The caller sees a stopped child, as it would locally; SIGCONT, from whomever, is forwarded and continues both. */
+static int
+on_stopped(struct shim *shim, struct view body)
+{
+	uint64_t number;
+	int r = job_number_decode(JOB_STOPPED, body, &number);
+
+	if (r < 0)
+		return r;
+	(void)shim;
+	if (number == SIGSTOP)
+		kill(getpid(), SIGSTOP);
+	else if (signals_is_stop((int)number))
+		signals_stop_self((int)number);
+	else
+		return -EBADMSG;
+	return 0;
+}
+
 static int
 on_exit(struct shim *shim, struct view body)
 {
@@ -280,6 +299,7 @@ static const struct {
 	{ JOB_HELLO_REPLY, SHIM_GREETING, SHIM_GREETING, on_hello_reply },
 	{ JOB_ACCEPTED, SHIM_WAITING, SHIM_WAITING, on_accepted },
 	{ JOB_STARTED, SHIM_RUNNING, SHIM_RUNNING, on_started },
+	{ JOB_STOPPED, SHIM_RUNNING, SHIM_RUNNING, on_stopped },
 	{ JOB_EXIT, SHIM_RUNNING, SHIM_RUNNING, on_exit },
 	{ JOB_FAILED, SHIM_RUNNING, SHIM_RUNNING, on_failed },
 	{ JOB_REFUSED, SHIM_GREETING, SHIM_RUNNING, on_refused },
@@ -359,8 +379,6 @@ forward(struct shim *shim, const struct signals_event *event)
 	if (r < 0)
 		fail(shim, CODE_REFUSED, "forwarding a signal: %s; %s", strerror(-r), fate(shim));
 	send_frames(shim, &out, NULL, 0);
-	if (signals_is_stop(event->signal) && (shim->blocked & signals_bit(event->signal)) == 0)
-		signals_stop_self(event->signal);
 }
 
 static void

@@ -34,6 +34,7 @@ struct conn {
 	struct conn *next;
 	int fd;
 	uid_t uid;
+	pid_t pid;
 	enum conn_state state;
 	struct job *job;
 	struct buf in;
@@ -156,6 +157,15 @@ on_started(void *arg, uint32_t pid)
 }
 
 static void
+on_stopped(void *arg, uint8_t signal_number)
+{
+	struct conn *conn = arg;
+
+	(void)job_number_encode(&conn->out, JOB_STOPPED, 0, signal_number);
+	conn_flush(conn);
+}
+
+static void
 on_exited(void *arg, const struct job_exit *end)
 {
 	struct conn *conn = arg;
@@ -179,7 +189,7 @@ on_refused(void *arg, enum job_refusal kind, const char *text)
 	conn_refuse(arg, kind, text);
 }
 
-static const struct job_events job_events = { on_started, on_exited, on_failed, on_refused };
+static const struct job_events job_events = { on_started, on_stopped, on_exited, on_failed, on_refused };
 
 /* ---- what the client says ------------------------------------------------------------------------------------- */
 
@@ -214,7 +224,7 @@ take_start(struct conn *conn, const struct job_frame *frame)
 	ev_timer_stop(listener->context->loop, &conn->start_by);
 	conn->state = CONN_RUNNING;
 	conn->fd_count = 0; /* the job's from here on */
-	if (job_new(listener->context, &start, conn->fds, count, &job_events, conn, &conn->job, &err) < 0) {
+	if (job_new(listener->context, &start, conn->pid, conn->fds, count, &job_events, conn, &conn->job, &err) < 0) {
 		conn_not_run(conn, err.text);
 		return 0;
 	}
@@ -400,7 +410,7 @@ start_late(struct ev_loop *loop, struct ev_timer *timer, int events)
 }
 
 static void
-conn_new(struct listener *listener, int fd, uid_t uid)
+conn_new(struct listener *listener, int fd, const struct ucred *peer)
 {
 	struct ev_loop *loop = listener->context->loop;
 	struct conn *conn = calloc(1, sizeof *conn);
@@ -411,7 +421,8 @@ conn_new(struct listener *listener, int fd, uid_t uid)
 	}
 	conn->listener = listener;
 	conn->fd = fd;
-	conn->uid = uid;
+	conn->uid = peer->uid;
+	conn->pid = peer->pid;
 	buf_init(&conn->in, FRAME_LEN_MAX + RECEIVE_LEN);
 	buf_init(&conn->out, OUT_LEN_MAX);
 	ev_io_init(&conn->reader, conn_readable, fd, EV_READ);
@@ -461,7 +472,7 @@ listener_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 		close(fd);
 		return;
 	}
-	conn_new(listener, fd, peer.uid);
+	conn_new(listener, fd, &peer);
 	if (listener->conn_count >= CONNS_MAX)
 		ev_io_stop(loop, watcher);
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "shim/base/fd.h"
 #include "shim/base/strv.h"
@@ -46,7 +47,9 @@ struct job {
 	struct job_context *context;
 	const struct job_events *events; /* NULL: nobody listens any more */
 	void *arg;
+	pid_t caller;
 	uint32_t number;
+	struct terminal *terminal; /* taken; NULL also while the caller is stopped or in the background */
 
 	struct buf start; /* the encoded START until the guest has answered it */
 	bool sent;
@@ -88,9 +91,22 @@ channel_close_sink(struct channel *channel)
 	channel->growth = 0;
 }
 
+/* The settings are put back; nothing is read from it any more. */
+static void
+job_give_terminal(struct job *job)
+{
+	for (size_t i = 0; i < job->channel_count; i++) {
+		if (job->channels[i].kind == JOB_STREAM_TTY && job->channels[i].source != NULL)
+			source_pause(job->channels[i].source);
+	}
+	terminal_give(&job->context->terminals, job->terminal);
+	job->terminal = NULL;
+}
+
 static void
 job_free(struct job *job)
 {
+	job_give_terminal(job);
 	ev_timer_stop(job->context->loop, &job->deadline);
 	for (size_t i = 0; i < job->channel_count; i++) {
 		channel_close_source(&job->channels[i]);
@@ -211,7 +227,9 @@ output_closed(void *arg, int errno_value)
 	job_enter(job);
 	channel->close_wanted = true;
 	send_position(job, JOB_OUT_CLOSE, channel->number, 0, 0);
-	if (errno_value != EPIPE && errno_value != ECONNRESET) {
+	/* EIO is a terminal that was hung up */
+	if (errno_value != EPIPE && errno_value != ECONNRESET &&
+	    !(errno_value == EIO && channel->kind == JOB_STREAM_TTY)) {
 		snprintf(text, sizeof text, "writing to its descriptor %" PRIu32 ": %s; its result is unknown",
 			 channel->number, strerror(errno_value));
 		job_refuse(job, JOB_RESULT_UNKNOWN, text);
@@ -237,6 +255,7 @@ channel_send_piece(struct channel *channel)
 	ssize_t n;
 
 	if (channel->source == NULL || channel->eof_sent || room == 0 ||
+	    (channel->kind == JOB_STREAM_TTY && job->terminal == NULL) ||
 	    !lane_has_room(job->context->lane, READ_LEN + JOB_DATA_HEADER_LEN))
 		return false;
 	n = source_read(channel->source, channel->sent, data, room < sizeof data ? room : sizeof data, &end);
@@ -293,15 +312,28 @@ fd_reads(int fd, uint32_t number)
 	return mode == O_RDONLY || (mode == O_RDWR && number == 0);
 }
 
-/* fd 1 and 2 on one pipe: the command gets one pipe too, so that the order of its writes is the local one. */
+static bool
+same_terminal(int a, int b)
+{
+	struct stat sa, sb;
+
+	return fstat(a, &sa) == 0 && fstat(b, &sb) == 0 && sa.st_rdev == sb.st_rdev;
+}
+
+/* fd 1 and 2 on one pipe: the command gets one pipe too, so that the order of its writes is the local one.  A terminal is one
+ * for all of them. */
 static bool
 find_same(const struct job *job, const int *fds, size_t index, int fd, uint32_t *ret_number)
 {
+	bool is_terminal = borrow_kind(fd) == BORROW_TTY;
+
 	for (size_t i = 0; i < index; i++) {
-		if (fds[i] >= 0 && job->channels[i].kind == JOB_STREAM_OUT && borrow_same(fds[i], fd)) {
-			*ret_number = job->channels[i].number;
-			return true;
-		}
+		if (fds[i] < 0 || !(job->channels[i].kind == JOB_STREAM_TTY ? is_terminal && same_terminal(fds[i], fd) :
+				    job->channels[i].kind == JOB_STREAM_OUT && !fd_reads(fd, job->channels[i].number) &&
+					    borrow_same(fds[i], fd)))
+			continue;
+		*ret_number = job->channels[i].number;
+		return true;
 	}
 	return false;
 }
@@ -314,12 +346,51 @@ out_pipe_len(int fd, enum borrow_kind kind)
 	return len <= 0 || len == PIPE_LEN_DEFAULT ? 0 : (uint32_t)len;
 }
 
+static int
+channel_open_input(struct channel *channel, int fd, enum borrow_kind kind, struct err *err)
+{
+	return source_new(&channel->job->context->tools, fd, kind, input_more, channel, &channel->source, err);
+}
+
+static int
+channel_open_output(struct channel *channel, int fd, enum borrow_kind kind, struct err *err)
+{
+	struct job_context *context = channel->job->context;
+
+	return sink_new(context->loop, context->edges, fd, kind, &output_events, channel, &channel->sink, err);
+}
+
+/* Both directions, each with a descriptor of its own. */
+static int
+channel_open_terminal(struct channel *channel, int fd, struct err *err)
+{
+	int input = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	int r = channel_open_output(channel, fd, BORROW_TTY, err);
+
+	if (input < 0)
+		return r < 0 ? r : err_errno(err, EMFILE, "the terminal");
+	if (r < 0) {
+		fd_cleanup(&input);
+		return r;
+	}
+	return channel_open_input(channel, input, BORROW_TTY, err);
+}
+
+static bool
+one_terminal_is_enough(const struct job *job, int kind)
+{
+	for (size_t i = 0; i < job->channel_count; i++) {
+		if (job->channels[i].kind == JOB_STREAM_TTY)
+			return false;
+	}
+	return kind == BORROW_TTY;
+}
+
 /* Decides what a passed descriptor is for the command, and takes it over. */
 static int
 channel_open(struct channel *channel, struct job_stream *stream, int fd, struct err *err)
 {
-	struct job_context *context = channel->job->context;
-	int kind = borrow_kind(fd), r;
+	int kind = borrow_kind(fd), r = 0;
 
 	if (kind < 0) {
 		stream->kind = JOB_STREAM_CLOSED; /* it cannot be read or written locally either */
@@ -328,23 +399,21 @@ channel_open(struct channel *channel, struct job_stream *stream, int fd, struct 
 		stream->kind = JOB_STREAM_DEVICE;
 		stream->refers_to = (uint32_t)borrow_device(fd);
 		fd_cleanup(&fd);
+	} else if (one_terminal_is_enough(channel->job, kind)) {
+		stream->kind = JOB_STREAM_TTY;
+		r = channel_open_terminal(channel, fd, err);
 	} else if (fd_reads(fd, stream->stream)) {
 		stream->kind = JOB_STREAM_IN;
-		r = source_new(&context->tools, fd, (enum borrow_kind)kind, input_more, channel, &channel->source,
-			       err);
-		if (r < 0)
-			return r;
-		stream->pipe_len = source_pipe_len(channel->source);
+		r = channel_open_input(channel, fd, (enum borrow_kind)kind, err);
+		if (r == 0)
+			stream->pipe_len = source_pipe_len(channel->source);
 	} else {
 		stream->kind = JOB_STREAM_OUT;
 		stream->pipe_len = out_pipe_len(fd, (enum borrow_kind)kind);
-		r = sink_new(context->loop, context->edges, fd, (enum borrow_kind)kind, &output_events, channel,
-			     &channel->sink, err);
-		if (r < 0)
-			return r;
+		r = channel_open_output(channel, fd, (enum borrow_kind)kind, err);
 	}
 	channel->kind = (enum job_stream_kind)stream->kind;
-	return 0;
+	return r;
 }
 
 /* Takes over every descriptor, also on failure. */
@@ -370,7 +439,7 @@ job_open_channels(struct job *job, struct job_start *start, const int *fds, size
 		}
 		fd = fds[next++];
 		by_index[i] = fd;
-		if (!fd_reads(fd, stream->stream) && find_same(job, by_index, i, fd, &stream->refers_to)) {
+		if (find_same(job, by_index, i, fd, &stream->refers_to)) {
 			stream->kind = JOB_STREAM_SAME;
 			by_index[i] = -1;
 			fd_cleanup(&fd);
@@ -441,8 +510,23 @@ deadline_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
 	job_leave(job);
 }
 
+/* The terminal, if there is one and the caller may use it now. */
+static void
+job_take_terminal(struct job *job)
+{
+	for (size_t i = 0; i < job->channel_count; i++) {
+		struct channel *channel = &job->channels[i];
+
+		if (channel->kind != JOB_STREAM_TTY || channel->sink == NULL || job->terminal != NULL ||
+		    !terminal_is_foreground(job->caller))
+			continue;
+		job->terminal = terminal_take(&job->context->terminals, sink_fd(channel->sink));
+		channel_pump(channel);
+	}
+}
+
 int
-job_new(struct job_context *context, const struct job_start *local, const int *fds, size_t fd_count,
+job_new(struct job_context *context, const struct job_start *local, pid_t caller, const int *fds, size_t fd_count,
 	const struct job_events *events, void *arg, struct job **ret, struct err *err)
 {
 	struct job_start start = *local;
@@ -457,6 +541,7 @@ job_new(struct job_context *context, const struct job_start *local, const int *f
 	job->context = context;
 	job->events = events;
 	job->arg = arg;
+	job->caller = caller;
 	job->busy = 1; /* nothing may free it before it is whole */
 	buf_init(&job->start, FRAME_LEN_MAX);
 	ev_timer_init(&job->deadline, deadline_passed, (double)context->config->command_timeout_s, 0.);
@@ -473,6 +558,7 @@ job_new(struct job_context *context, const struct job_start *local, const int *f
 	if (context->config->command_timeout_s > 0)
 		ev_timer_start(context->loop, &job->deadline);
 	*ret = job;
+	job_take_terminal(job);
 	if (lane_is_up(context->lane))
 		job_pump(job);
 	job->busy = 0;
@@ -488,6 +574,8 @@ job_control(struct job *job, const struct job_control *control)
 
 	if (job->exited || job->done)
 		return;
+	if (control->type == JOB_SIGNAL && control->signal == SIGCONT)
+		job_take_terminal(job);
 	if (job->control_count == CONTROLS_MAX) {
 		/* confirmed by the next greeting at the latest; the oldest has long arrived unless the lane is down */
 		memmove(job->controls, job->controls + 1, sizeof job->controls - sizeof job->controls[0]);
@@ -524,6 +612,7 @@ job_take_events(struct job *job)
 {
 	const struct job_events *events = job->events;
 
+	job_give_terminal(job); /* before the caller can look at it again */
 	job->events = NULL;
 	ev_timer_stop(job->context->loop, &job->deadline);
 	return events;
@@ -616,12 +705,24 @@ job_was_sent(const struct job *job)
 
 /* ---- frames from the guest ------------------------------------------------------------------------------------ */
 
+static bool
+has_input(const struct channel *channel)
+{
+	return channel->kind == JOB_STREAM_IN || channel->kind == JOB_STREAM_TTY;
+}
+
+static bool
+has_output(const struct channel *channel)
+{
+	return channel->kind == JOB_STREAM_OUT || channel->kind == JOB_STREAM_TTY;
+}
+
 static struct channel *
 job_channel(struct job *job, uint32_t number)
 {
 	for (size_t i = 0; i < job->channel_count; i++) {
 		if (job->channels[i].number == number &&
-		    (job->channels[i].kind == JOB_STREAM_IN || job->channels[i].kind == JOB_STREAM_OUT))
+		    (has_input(&job->channels[i]) || has_output(&job->channels[i])))
 			return &job->channels[i];
 	}
 	return NULL;
@@ -634,6 +735,16 @@ take_started(struct job *job, uint64_t pid)
 	buf_free(&job->start);
 	if (job->events != NULL)
 		job->events->started(job->arg, (uint32_t)pid);
+	return 0;
+}
+
+/* The terminal is the caller's again before the caller knows. */
+static int
+take_stopped(struct job *job, uint64_t signal_number)
+{
+	job_give_terminal(job);
+	if (job->events != NULL)
+		job->events->stopped(job->arg, (uint8_t)signal_number);
 	return 0;
 }
 
@@ -705,7 +816,7 @@ take_position(struct job *job, const struct job_frame *frame)
 	if (channel == NULL)
 		return -EBADMSG;
 	if (frame->type == JOB_OUT_EOF) {
-		if (channel->kind != JOB_STREAM_OUT)
+		if (!has_output(channel))
 			return -EBADMSG;
 		/* after OUT_CLOSE the guest drops what it held, so the end may be beyond what was received */
 		if (position.offset != channel->received && !channel->close_wanted)
@@ -713,7 +824,7 @@ take_position(struct job *job, const struct job_frame *frame)
 		channel->eof = true;
 		return 0;
 	}
-	if (channel->kind != JOB_STREAM_IN || position.offset > channel->sent || position.offset < channel->used)
+	if (!has_input(channel) || position.offset > channel->sent || position.offset < channel->used)
 		return -EBADMSG;
 	channel->used = position.offset;
 	if (channel->source == NULL)
@@ -736,6 +847,8 @@ take_frame(struct job *job, const struct job_frame *frame)
 		return job_number_decode(JOB_STARTED, frame->body, &number) < 0 ? -EBADMSG : take_started(job, number);
 	case JOB_FAILED:
 		return take_failed(job, frame->body);
+	case JOB_STOPPED:
+		return job_number_decode(JOB_STOPPED, frame->body, &number) < 0 ? -EBADMSG : take_stopped(job, number);
 	case JOB_IN_USED:
 	case JOB_IN_CLOSED:
 	case JOB_OUT_EOF:
@@ -767,7 +880,7 @@ job_take_output(struct job *job, uint32_t stream, uint64_t offset, const uint8_t
 	size_t known;
 	int r = 0;
 
-	if (channel == NULL || channel->kind != JOB_STREAM_OUT || offset > channel->received)
+	if (channel == NULL || !has_output(channel) || offset > channel->received)
 		return -EBADMSG;
 	known = (size_t)(channel->received - offset);
 	if (known >= len)
@@ -796,7 +909,7 @@ job_hello_entry(const struct job *job, struct job_hello_entry *ret)
 	for (size_t i = 0; i < job->channel_count; i++) {
 		const struct channel *channel = &job->channels[i];
 
-		if (channel->kind == JOB_STREAM_OUT)
+		if (has_output(channel))
 			ret->streams[count++] = (struct job_position){ channel->number, channel->received, channel->window };
 	}
 	ret->job = job->number;
@@ -812,7 +925,7 @@ job_repeat(struct job *job, const struct job_hello_entry *entry)
 	for (uint32_t i = 0; i < entry->stream_count; i++) {
 		struct channel *channel = job_channel(job, entry->streams[i].stream);
 
-		if (channel == NULL || channel->kind != JOB_STREAM_IN)
+		if (channel == NULL || !has_input(channel))
 			continue;
 		if (entry->streams[i].offset >= channel->used && entry->streams[i].offset <= channel->sent)
 			channel->sent = entry->streams[i].offset;
@@ -823,7 +936,7 @@ job_repeat(struct job *job, const struct job_hello_entry *entry)
 
 		if (channel->close_wanted && !channel->eof)
 			send_position(job, JOB_OUT_CLOSE, channel->number, 0, 0);
-		else if (channel->kind == JOB_STREAM_OUT && !channel->eof)
+		else if (has_output(channel) && !channel->eof)
 			send_position(job, JOB_ACK, channel->number, channel->acked, channel->window);
 	}
 	if (job->kill_wanted)

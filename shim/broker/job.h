@@ -14,6 +14,7 @@
 #include "shim/broker/config.h"
 #include "shim/broker/lane.h"
 #include "shim/broker/source.h"
+#include "shim/broker/terminal.h"
 
 struct job;
 
@@ -24,21 +25,23 @@ struct job_context {
 	struct lane *lane;
 	struct edge_set *edges;
 	struct source_tools tools;
+	struct terminal_set terminals;
 	uint32_t window_growth; /* bytes granted beyond OUT_WINDOW_MIN, over all streams */
 };
 
 /* How it ended, told once, by exactly one of exited, failed and refused. */
 struct job_events {
 	void (*started)(void *arg, uint32_t pid);
+	void (*stopped)(void *arg, uint8_t signal);
 	void (*exited)(void *arg, const struct job_exit *exit);
 	void (*failed)(void *arg, const struct job_failure *failure);
 	void (*refused)(void *arg, enum job_refusal kind, const char *text);
 };
 
-/* Takes over the descriptors (one for each PASSED stream of *start, in order), also on failure.  Events may come from inside
+/* Runs what the process `caller` described.  Takes over the descriptors (one for each PASSED stream of *start, in order), also on failure.  Events may come from inside
  * later calls, never from this one.  0, or negative errno with *err: the command was not run. */
-int job_new(struct job_context *context, const struct job_start *start, const int *fds, size_t fd_count,
-	    const struct job_events *events, void *arg, struct job **ret, struct err *err);
+int job_new(struct job_context *context, const struct job_start *start, pid_t caller, const int *fds,
+	    size_t fd_count, const struct job_events *events, void *arg, struct job **ret, struct err *err);
 
 /* A signal or a new window size from the caller. */
 void job_control(struct job *job, const struct job_control *control);

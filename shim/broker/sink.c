@@ -129,6 +129,12 @@ sink_put(struct sink *sink, const void *data, size_t len)
 	return 0;
 }
 
+int
+sink_fd(const struct sink *sink)
+{
+	return sink->fd;
+}
+
 size_t
 sink_queued(const struct sink *sink)
 {

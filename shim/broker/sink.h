@@ -29,6 +29,9 @@ int sink_new(struct ev_loop *loop, struct edge_set *edges, int fd, enum borrow_k
  * bounds it).  Callbacks may come from inside.  0 or -ENOMEM. */
 int sink_put(struct sink *sink, const void *data, size_t len);
 
+/* The descriptor, which stays the sink's. */
+int sink_fd(const struct sink *sink);
+
 /* Bytes that are kept. */
 size_t sink_queued(const struct sink *sink);
 

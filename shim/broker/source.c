@@ -212,6 +212,13 @@ source_used(struct source *source, uint64_t offset)
 }
 
 void
+source_pause(struct source *source)
+{
+	if (source->kind != BORROW_PIPE && source->kind != BORROW_FILE)
+		ev_io_stop(source->tools->loop, &source->watcher);
+}
+
+void
 source_settle(struct source *source)
 {
 	/* relative: others may have moved on in the meantime, as when several processes read one file locally */
@@ -235,8 +242,7 @@ source_free(struct source *source)
 		return;
 	source_settle(source);
 	edge_unwatch(source->tools->edges, &source->edge);
-	if (source->kind != BORROW_PIPE && source->kind != BORROW_FILE)
-		ev_io_stop(source->tools->loop, &source->watcher);
+	source_pause(source);
 	buf_free(&source->ahead);
 	fd_close(&source->fd);
 	free(source);

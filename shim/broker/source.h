@@ -38,6 +38,9 @@ ssize_t source_read(struct source *source, uint64_t offset, void *data, size_t l
 /* The command has consumed everything below offset. */
 void source_used(struct source *source, uint64_t offset);
 
+/* Looks for no more input until source_read() is called again.  For terminals: a stopped command reads nothing. */
+void source_pause(struct source *source);
+
 /* Moves a file's shared offset on by what the command has consumed since the last time.  Also done by
  * source_free(). */
 void source_settle(struct source *source);

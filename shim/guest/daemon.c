@@ -49,7 +49,7 @@ guest_reap(struct guest *guest)
 	int status;
 	pid_t pid;
 
-	while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0)
+	while ((pid = wait4(-1, &status, WNOHANG | WUNTRACED, &usage)) > 0)
 		job_table_reaped(&guest->table, pid, status, &usage);
 }
 

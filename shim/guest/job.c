@@ -578,10 +578,24 @@ job_signal_rest(struct job *job)
 }
 
 static void
+job_stopped(struct job *job, int signal_number)
+{
+	if (signal_number == SIGSTOP && job->stop_signal != 0)
+		signal_number = job->stop_signal;
+	job->stop_signal = 0;
+	job->stopped_by = signal_number;
+	job_ready(job, WAIT_URGENT_US);
+}
+
+static void
 job_exited(struct job *job, int wait_status, const struct rusage *usage)
 {
+	if (WIFSTOPPED(wait_status)) {
+		job_stopped(job, WSTOPSIG(wait_status));
+		return;
+	}
 	if (wstat_from_wait(wait_status, &job->exit.wstat) < 0)
-		return; /* stopped or continued: not asked for */
+		return;
 	job->exited = true;
 	if (job->exit.wstat.kind == WSTAT_SIGNALED && job->exit.wstat.value == job->process_signal)
 		job_signal_rest(job);
@@ -622,8 +636,11 @@ stops_by_default(const struct job *job, int signal_number)
 static void
 job_signal(struct job *job, int signal_number, uint8_t scope)
 {
-	if (stops_by_default(job, signal_number))
+	job->stop_signal = 0;
+	if (stops_by_default(job, signal_number)) {
+		job->stop_signal = signal_number;
 		signal_number = SIGSTOP;
+	}
 	if (scope == JOB_SCOPE_SESSION) {
 		proc_signal_sessions(&job->pid, 1, signal_number);
 	} else if (scope == JOB_SCOPE_GROUP || job->exited) {
@@ -825,6 +842,18 @@ job_resume(struct job *job, const struct job_hello_entry *entry)
 }
 
 static int
+emit_stopped(struct job *job, struct buf *out)
+{
+	int r = 0;
+
+	if (job->stopped_by != 0)
+		r = job_number_encode(out, JOB_STOPPED, job->number, (uint64_t)job->stopped_by);
+	if (r >= 0)
+		job->stopped_by = 0;
+	return r;
+}
+
+static int
 emit_started(struct job *job, struct buf *out)
 {
 	int r;
@@ -897,6 +926,8 @@ job_emit(struct job *job, struct batch *batch)
 	}
 	for (size_t i = 0; r >= 0 && i < job->input_count; i++)
 		r = input_emit(&job->inputs[i], batch);
+	if (r >= 0)
+		r = emit_stopped(job, batch_heads(batch));
 	if (r >= 0)
 		r = emit_end(job, batch_heads(batch));
 	return r < 0 ? r : more;

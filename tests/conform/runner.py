@@ -13,6 +13,7 @@ import time
 
 import cases
 import product
+import programs
 import worker
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -69,12 +70,12 @@ def tasks_of(all_cases, gaps):
             for case in all_cases for dialect in case.shells]
 
 
-def table_faults(all_cases, gaps):
+def table_faults(all_cases, gaps, wanted_rows):
     """What is wrong with the table itself: rows that nobody answers for, entries that match nothing."""
     tasks = tasks_of(all_cases, gaps)
     faults = []
     rows = {case.row for case in all_cases}
-    for row in ROWS:
+    for row in wanted_rows:
         if row not in rows and row not in dict(gaps.rows()):
             faults.append(f"row {row} has neither a case nor an entry in known-gaps")
     for pattern, _ in gaps.entries:
@@ -251,9 +252,9 @@ class Tally:
         return f"same {self.same}, different {self.different}, skipped {self.skipped}"
 
 
-def run_tasks(tasks, found, jobs, verbose):
+def run_tasks(tasks, found, options):
     """Runs the tasks against a product; returns the tally."""
-    tally = Tally(verbose)
+    tally = Tally(options.verbose)
     if not found.is_real:
         for task in [task for task in tasks if not task.case.twin]:
             tally.skip_unearned(task, "a promise of modalsh's own, and MODALSH_SOCKET is not set")
@@ -261,8 +262,10 @@ def run_tasks(tasks, found, jobs, verbose):
     local_bin = tempfile.mkdtemp(prefix="conform-local-")
     top = tempfile.mkdtemp(prefix="conform-", dir=found.share)
     sides = [product.local_side(local_bin), worker.Side("modalsh", found.bin, found.env, False)]
+    if options.programs:
+        sides = product.replaced_sides(found)
     worker.become_subreaper()
-    pool = Pool(sides, top, jobs, tally.add)
+    pool = Pool(sides, top, options.jobs, tally.add)
     try:
         pool.run(tasks)
     finally:
@@ -276,6 +279,8 @@ def run_tasks(tasks, found, jobs, verbose):
 def options_from(argv):
     """The command line."""
     parser = argparse.ArgumentParser(prog="run.sh", description=__doc__)
+    parser.add_argument("--programs", action="store_true",
+                        help="programs that start shells, with modalsh in the place of sh and bash")
     parser.add_argument("--list", action="store_true", help="print the cases and the known gaps, and end")
     parser.add_argument("--only", default="*", metavar="PATTERN",
                         help="only cases whose row, name or id matches this glob: 27, fifo, '4?-*/bash'")
@@ -296,14 +301,14 @@ def print_list(tasks, gaps):
         print(f"{row:<44} [known gap: {reason}]")
 
 
-def main(argv, all_cases=None, gaps_path=os.path.join(HERE, "known-gaps")):
+def main(argv, all_cases=None, gaps_path=None):
     """Returns the exit status: 0 when nothing differs; with MODALSH_MUST_WORK=1 a skip that is not a known
     gap is a failure as well."""
     options = options_from(argv)
-    gaps = Gaps(gaps_path)
+    gaps = Gaps(gaps_path or os.path.join(HERE, "programs" if options.programs else "", "known-gaps"))
     if all_cases is None:
-        all_cases = cases.load_all()
-        faults = table_faults(all_cases, gaps)
+        all_cases = (programs if options.programs else cases).load_all()
+        faults = table_faults(all_cases, gaps, () if options.programs else ROWS)
         if faults:
             print("\n".join(faults))
             return 2
@@ -318,7 +323,7 @@ def main(argv, all_cases=None, gaps_path=os.path.join(HERE, "known-gaps")):
         print(f"run.sh: {reason}", file=sys.stderr)
         return 2
     try:
-        tally = run_tasks(tasks, found, options.jobs, options.verbose)
+        tally = run_tasks(tasks, found, options)
     finally:
         found.stop()
     for row, reason in gaps.rows():

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 
+import mounts
 from trial import Skip, Trial
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -30,10 +31,12 @@ class Report:
 
 
 class Side:
-    """One of the two things compared: where its shells are and what environment they need."""
+    """One of the two things compared: where its shells are and what environment they need. replacing: the
+    folder of the programs that stand in the place of the machine's own shells."""
 
-    def __init__(self, name, folder, env, is_oracle):
+    def __init__(self, name, folder, env, is_oracle, replacing=None):
         self.name, self.bin, self.env, self.is_oracle = name, folder, env, is_oracle
+        self.replacing = replacing
 
 
 class OutOfTime(BaseException):
@@ -103,6 +106,8 @@ def _work(case, dialect, side, folder, limit_s, report_fd):
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
+        if side.replacing:
+            mounts.replace_shells(side.replacing)
         case.run(trial)
         if case.twin:
             trial.see_files()
