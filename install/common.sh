@@ -98,6 +98,13 @@ build() {
 	)
 }
 
+# `make check`, and what its tests said when one of them failed.
+check_run() {
+	make -C "$build_dir" -j"$(nproc)" check && return
+	sed -n '/^FAIL/,$p' "$build_dir/test-suite.log"
+	return 1
+}
+
 # ---- processes: a number alone may belong to another one by now, so a process is "PID START-TIME" ----
 
 # Start time of a process that has not ended, in ticks since boot; nothing when there is none.

@@ -15,14 +15,6 @@ case ${1:-} in
 *) die "unknown argument $1 (see --help)" ;;
 esac
 
-check_run() {
-	cd "$build_dir" || return
-	make -j"$(nproc)" check || {
-		sed -n '/^FAIL/,$p' test-suite.log
-		return 1
-	}
-}
-
 packages_want "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 export MODALSH_NO_INSTALL=1
 mkdir -p "$build_dir"
