@@ -263,8 +263,8 @@ def check_table(checks):
 
 
 def main():
-    os.environ.pop("MODALSH_MUST_WORK", None)    # a stand-in has no broker, so its promises are skipped
     """Returns 0 when every check held."""
+    os.environ.pop("MODALSH_MUST_WORK", None)    # a stand-in has no broker, so its promises are skipped
     checks = Checks()
     with tempfile.TemporaryDirectory(prefix="harness-test-") as top:
         real = make_set_up(top, "real")
