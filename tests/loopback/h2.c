@@ -17,9 +17,10 @@ enum {
 };
 
 struct h2 {
+	struct h2 *next, *prev;
 	nghttp2_session *session;
 	struct wire *wire;
-	const struct h2_server *server;
+	struct h2_server *server;
 	struct h2_stream *streams;
 	bool failed;
 };
@@ -327,6 +328,31 @@ h2_reset(struct h2_stream *s)
 	wire_wants_flush(s->h2->wire);
 }
 
+void
+h2_each(struct h2_server *server, void (*visit)(struct h2_stream *s, void *user, void *arg), void *arg)
+{
+	for (struct h2 *h2 = server->connections; h2; h2 = h2->next) {
+		for (struct h2_stream *s = h2->streams; s; s = s->next) {
+			if (s->user)
+				visit(s, s->user, arg);
+		}
+	}
+}
+
+void
+h2_go_away(struct h2_server *server, bool now)
+{
+	for (struct h2 *h2 = server->connections; h2; h2 = h2->next) {
+		if (now)
+			nghttp2_session_terminate_session(h2->session, NGHTTP2_NO_ERROR);
+		else
+			nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE,
+					      nghttp2_session_get_last_proc_stream_id(h2->session), NGHTTP2_NO_ERROR,
+					      NULL, 0);
+		wire_wants_flush(h2->wire);
+	}
+}
+
 /* -- connections */
 
 static nghttp2_session *
@@ -366,6 +392,10 @@ connection_open(void *arg, struct wire *w)
 
 	h2->wire = w;
 	h2->server = arg;
+	h2->next = h2->server->connections;
+	if (h2->next)
+		h2->next->prev = h2;
+	h2->server->connections = h2;
 	h2->session = session_new(h2);
 	nghttp2_submit_settings(h2->session, NGHTTP2_FLAG_NONE, settings, 2);
 	nghttp2_session_set_local_window_size(h2->session, NGHTTP2_FLAG_NONE, 0,
@@ -408,6 +438,12 @@ connection_close(void *user)
 
 	while (h2->streams)
 		stream_free(h2->streams);
+	if (h2->next)
+		h2->next->prev = h2->prev;
+	if (h2->prev)
+		h2->prev->next = h2->next;
+	else
+		h2->server->connections = h2->next;
 	nghttp2_session_del(h2->session);
 	free(h2);
 }

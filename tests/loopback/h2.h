@@ -13,6 +13,7 @@
 
 #include "tests/loopback/wire.h"
 
+struct h2;
 struct h2_stream;
 
 struct h2_field {
@@ -42,6 +43,7 @@ enum { H2_TRAILERS_MAX = 8 };
 struct h2_server {
 	const struct h2_user *user;
 	void *arg;                      /* for on_request */
+	struct h2 *connections;         /* h2's own */
 };
 extern const struct wire_user h2_wire_user;
 
@@ -55,5 +57,9 @@ void h2_consumed(struct h2_stream *s, size_t len);
 /* The peer still sends although the answer is out: asks it to stop.  Nothing while the answer is not out. */
 void h2_stop(struct h2_stream *s);
 void h2_reset(struct h2_stream *s);
+/* Visits every stream that has a user.  A visit may answer or reset the stream. */
+void h2_each(struct h2_server *server, void (*visit)(struct h2_stream *s, void *user, void *arg), void *arg);
+/* Tells every peer to open no more streams on its connection, and ends the connection when `now` says so. */
+void h2_go_away(struct h2_server *server, bool now);
 
 #endif

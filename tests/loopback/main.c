@@ -17,6 +17,7 @@
 #include "shim/base/fd.h"
 #include "tests/loopback/bytes.h"
 #include "tests/loopback/control.h"
+#include "tests/loopback/faults.h"
 #include "tests/loopback/h2.h"
 #include "tests/loopback/init.h"
 #include "tests/loopback/launch.h"
@@ -35,7 +36,7 @@ static const char state_mark[] = ".modalsh-loopback";
 
 struct options {
 	uint16_t port, advertised_port;
-	const char *port_file, *ca_file, *state_dir, *token_file;
+	const char *port_file, *ca_file, *state_dir, *token_file, *faults;
 	int latency_ms, ready_fd, jwt_life_s;
 	bool strict_order, unary_stdin_only, jwt_cut_streams;
 	char *shares[SHARES_MAX + 1];
@@ -62,6 +63,7 @@ static const char help[] =
 "  --latency-ms N           deliver every byte N ms late, each way: a round trip takes 2N ms longer,\n"
 "                           a TLS 1.3 handshake too; TCP's own handshake does not\n"
 "  --strict-order           NOT_FOUND for calls about an exec that has not finished starting\n"
+"  --faults FIFO            obey the lines written there; see tests/loopback/faults.h\n"
 "  --unary-stdin-only       UNIMPLEMENTED for TaskExecStdinWriteStream\n";
 
 /* -- options */
@@ -108,7 +110,7 @@ share_add(struct options *o, const char *path)
 enum option_code {
 	OPTION_LISTEN = 1, OPTION_PORT_FILE, OPTION_CA_FILE, OPTION_READY_FD, OPTION_STATE_DIR,
 	OPTION_SHARE, OPTION_TOKEN_FILE, OPTION_JWT_SECONDS, OPTION_JWT_CUT, OPTION_LATENCY,
-	OPTION_STRICT, OPTION_UNARY, OPTION_ADVERTISE, OPTION_HELP
+	OPTION_STRICT, OPTION_UNARY, OPTION_ADVERTISE, OPTION_FAULTS, OPTION_HELP
 };
 
 static const struct option option_table[] = {
@@ -125,6 +127,7 @@ static const struct option option_table[] = {
 	{ "latency-ms", required_argument, NULL, OPTION_LATENCY },
 	{ "strict-order", no_argument, NULL, OPTION_STRICT },
 	{ "unary-stdin-only", no_argument, NULL, OPTION_UNARY },
+	{ "faults", required_argument, NULL, OPTION_FAULTS },
 	{ "help", no_argument, NULL, OPTION_HELP },
 	{ NULL, 0, NULL, 0 },
 };
@@ -160,6 +163,9 @@ option_take(struct options *o, int code, const char *value)
 		return 0;
 	case OPTION_LATENCY:
 		return number_parse(value, 0, LATENCY_MS_MAX, &o->latency_ms);
+	case OPTION_FAULTS:
+		o->faults = value;
+		return 0;
 	case OPTION_STRICT:
 		o->strict_order = true;
 		return 0;
@@ -382,6 +388,7 @@ serve(struct options *o)
 	struct h2_server h2 = { .user = &rpc_h2_user, .arg = &rpc };
 	struct wire_options wire = { .latency_ms = o->latency_ms, .user = &h2_wire_user, .user_arg = &h2 };
 	struct wire_listener *listener;
+	struct faults *faults = NULL;
 	ev_signal signals[2];
 	int r;
 
@@ -393,6 +400,8 @@ serve(struct options *o)
 	r = wire_listen(world.loop, o->port, &wire, &listener, &world.port);
 	if (r < 0)
 		fail("cannot listen", r);
+	if (o->faults && !(faults = faults_open(o->faults, &h2, &rpc)))
+		fail(o->faults, -errno);
 	world.advertised_port = o->advertised_port ? o->advertised_port : world.port;
 	signal(SIGPIPE, SIG_IGN);
 	ev_signal_init(&signals[0], on_signal, SIGTERM);
@@ -401,6 +410,7 @@ serve(struct options *o)
 	ev_signal_start(world.loop, &signals[1]);
 	announce(o, &world, wire.tls);
 	ev_run(world.loop, 0);
+	faults_free(faults);
 	wire_listener_free(listener);
 	sandbox_host_close(&world.host);
 	state_close(world.host.state_dir);

@@ -505,7 +505,9 @@ call_new(void *arg, struct h2_stream *s)
 	ev_timer_init(&c->cut_off, on_cut_off, 0., 0.);
 	c->deadline.data = c->cut_off.data = c;
 	c->method = method_find(c->server, h2_header(s, ":path"));
-	if (!c->method)
+	if (rpc_is_router(c) && ev_time() < c->server->unavailable_until_s)
+		rpc_end(c, STATUS_UNAVAILABLE, "a fault was asked for");
+	else if (!c->method)
 		rpc_end(c, STATUS_UNIMPLEMENTED, "unknown method %s", h2_header(s, ":path"));
 	else if (c->server->admit(c, c->method) && timeout_s >= 0)
 		ev_timer_start(c->server->loop, &c->deadline);
@@ -558,6 +560,15 @@ bool
 rpc_is_tls(const struct call *c)
 {
 	return h2_is_tls(c->stream);
+}
+
+bool
+rpc_is_router(const struct call *c)
+{
+	static const char package[] = "/modal.task_command_router.";
+	const char *path = h2_header(c->stream, ":path");
+
+	return path && strncmp(path, package, sizeof package - 1) == 0;
 }
 
 void

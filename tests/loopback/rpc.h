@@ -53,6 +53,7 @@ struct rpc_server {
 	/* Called before a method runs; false = it has failed the call. */
 	bool (*admit)(struct call *c, const struct rpc_method *method);
 	void *world;
+	double unavailable_until_s;     /* by ev_time(): until then the router refuses calls */
 };
 extern const struct h2_user rpc_h2_user;        /* its arg is a struct rpc_server */
 
@@ -62,6 +63,8 @@ void *rpc_world(const struct call *c);
 struct ev_loop *rpc_loop(const struct call *c);
 const char *rpc_header(const struct call *c, const char *name);
 bool rpc_is_tls(const struct call *c);
+/* Whether it is a call to a sandbox' router and not to the control plane. */
+bool rpc_is_router(const struct call *c);
 
 /* The message that the method was handed.  Valid until rpc_next(). */
 void rpc_message(const struct call *c, const uint8_t **data, size_t *len);
