@@ -15,7 +15,7 @@
 
 enum {
 	PIPE_LEN = 1024 * 1024,
-	EXECS_KEPT_MAX = 512,           /* ended ones, per sandbox */
+	EXECS_KEPT_MAX = 4096,          /* ended ones, per sandbox; many at once may wait for their waits */
 	LOGS_KEPT_LEN_MAX = 256 * 1024 * 1024   /* of ended execs, per sandbox */
 };
 
