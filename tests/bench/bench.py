@@ -80,9 +80,9 @@ class Proxied:
         if rtt_ms == 0:
             return
         port_file = bench.work / f"{name}.port"
-        self.process = bench.start([bench.tool("delay_proxy"), "--to", f"127.0.0.1:{port}", "--rtt-ms", str(rtt_ms),
+        self.process = bench.start([bench.tool("fault_proxy"), "--to", f"127.0.0.1:{port}", "--rtt-ms", str(rtt_ms),
                                     "--port-file", port_file], f"{name}.log")
-        wait_for(port_file.exists, "delay_proxy", self.process)
+        wait_for(port_file.exists, "fault_proxy", self.process)
         self.port = int(port_file.read_text())
 
 
@@ -567,7 +567,7 @@ def main():
     if args.json == "-":
         sys.stdout.write(text)
     else:
-        print(f"{result['cpus']} CPUs, Linux {result['kernel']}; far is {FAR_RTT_MS} ms of round-trip time through delay_proxy")
+        print(f"{result['cpus']} CPUs, Linux {result['kernel']}; far is {FAR_RTT_MS} ms of round-trip time through fault_proxy")
         print("\n".join(table_line(row) for row in bench.rows))
     if args.json not in (None, "-"):
         pathlib.Path(args.json).write_text(text)

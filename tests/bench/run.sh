@@ -29,9 +29,8 @@ done
 
 tool_dir=$(mktemp -d)
 trap 'rm -rf "$tool_dir"' EXIT
-for tool in delay_proxy spawn_bench; do
-	"${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -o "$tool_dir/$tool" "$here/$tool.c"
-done
+"${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -o "$tool_dir/spawn_bench" "$here/spawn_bench.c"
+"${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -D_GNU_SOURCE -o "$tool_dir/fault_proxy" "$here/../fault/fault_proxy.c"
 "${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra -shared -fPIC -o "$tool_dir/no_seccomp.so" "$here/no_seccomp.c"
 sdk_dir=$tool_dir
 case ,$columns, in
