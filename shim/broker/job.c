@@ -49,6 +49,7 @@ struct job {
 	void *arg;
 	pid_t caller;
 	uint32_t number;
+	bool plain_output; /* the terminal in the sandbox does no output processing: the one here does */
 	struct terminal *terminal; /* taken; NULL also while the caller is stopped or in the background */
 
 	struct buf start; /* the encoded START until the guest has answered it */
@@ -518,11 +519,34 @@ job_take_terminal(struct job *job)
 		struct channel *channel = &job->channels[i];
 
 		if (channel->kind != JOB_STREAM_TTY || channel->sink == NULL || job->terminal != NULL ||
-		    !terminal_is_foreground(job->caller))
+		    !terminal_may_take(job->caller, sink_fd(channel->sink)))
 			continue;
-		job->terminal = terminal_take(&job->context->terminals, sink_fd(channel->sink));
+		job->terminal = terminal_take(&job->context->terminals, sink_fd(channel->sink), job->plain_output);
 		channel_pump(channel);
 	}
+}
+
+static bool
+job_has_terminal(const struct job *job)
+{
+	for (size_t i = 0; i < job->channel_count; i++) {
+		if (job->channels[i].kind == JOB_STREAM_TTY)
+			return true;
+	}
+	return false;
+}
+
+/* A terminal that may not be taken (the caller is in the background) goes on processing output, which must be done once. */
+static void
+job_prepare_terminal(struct job *job, struct job_start *start, uint8_t settings[TERMIOS_LEN_MAX])
+{
+	job_take_terminal(job);
+	job->plain_output = job_has_terminal(job) && job->terminal == NULL;
+	if (!job->plain_output)
+		return;
+	memcpy(settings, start->termios.data, start->termios.len);
+	terminal_plain_output(settings, start->termios.len);
+	start->termios.data = settings;
 }
 
 int
@@ -531,6 +555,7 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 {
 	struct job_start start = *local;
 	struct job *job = calloc(1, sizeof *job + local->stream_count * sizeof job->channels[0]);
+	uint8_t settings[TERMIOS_LEN_MAX];
 	int r;
 
 	if (job == NULL) {
@@ -548,6 +573,8 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 	job->deadline.data = job;
 	r = job_open_channels(job, &start, fds, fd_count, err);
 	if (r == 0)
+		job_prepare_terminal(job, &start, settings);
+	if (r == 0)
 		r = lane_join(context->lane, job, &job->number, err);
 	if (r == 0)
 		r = job_encode_start(job, local, &start, err);
@@ -558,7 +585,6 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 	if (context->config->command_timeout_s > 0)
 		ev_timer_start(context->loop, &job->deadline);
 	*ret = job;
-	job_take_terminal(job);
 	if (lane_is_up(context->lane))
 		job_pump(job);
 	job->busy = 0;

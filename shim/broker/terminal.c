@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -20,9 +21,16 @@ struct terminal {
 	struct termios before;
 };
 
-/* "pid (name) state parent group session terminal foreground-group …"; the name may hold anything. */
+struct process {
+	char state;
+	int group;
+	unsigned terminal; /* device number in the kernel's encoding */
+	int foreground;	   /* the terminal's foreground group */
+};
+
+/* "pid (name) state parent group session terminal foreground …"; the name may hold anything. */
 static bool
-read_stat(pid_t pid, char *ret_state, int *ret_group, int *ret_foreground)
+process_read(pid_t pid, struct process *ret)
 {
 	char path[64], text[STAT_LEN_MAX];
 	cleanup_close int fd = -1;
@@ -36,30 +44,50 @@ read_stat(pid_t pid, char *ret_state, int *ret_group, int *ret_foreground)
 		return false;
 	text[len] = '\0';
 	rest = strrchr(text, ')');
-	return rest != NULL &&
-	       sscanf(rest + 1, " %c %*d %d %*d %*d %d", ret_state, ret_group, ret_foreground) == 3;
+	return rest != NULL && sscanf(rest + 1, " %c %*d %d %*d %u %d", &ret->state, &ret->group, &ret->terminal,
+				      &ret->foreground) == 4;
+}
+
+/* proc(5), tty_nr: the minor number in bits 31 to 20 and 7 to 0, the major number in bits 15 to 8. */
+static unsigned
+device_number(dev_t device)
+{
+	return (minor(device) & 0xff) | major(device) << 8 | (minor(device) & ~0xffu) << 12;
 }
 
 bool
-terminal_is_foreground(pid_t pid)
+terminal_may_take(pid_t pid, int fd)
 {
-	int group, foreground;
-	char state;
+	struct process process;
+	struct stat st;
 
-	return read_stat(pid, &state, &group, &foreground) && group == foreground;
+	if (fstat(fd, &st) < 0 || !process_read(pid, &process))
+		return false;
+	return process.terminal != device_number(st.st_rdev) || process.group == process.foreground;
 }
 
 bool
 terminal_process_is_stopped(pid_t pid)
 {
-	int group, foreground;
-	char state;
+	struct process process;
 
-	return read_stat(pid, &state, &group, &foreground) && state == 'T';
+	return process_read(pid, &process) && process.state == 'T';
+}
+
+void
+terminal_plain_output(uint8_t *settings, size_t len)
+{
+	uint32_t flags[2]; /* c_iflag, c_oflag */
+
+	if (len < sizeof flags)
+		return;
+	memcpy(flags, settings, sizeof flags);
+	flags[1] &= ~(uint32_t)OPOST;
+	memcpy(settings, flags, sizeof flags);
 }
 
 static struct terminal *
-terminal_open(int fd, dev_t device)
+terminal_open(int fd, dev_t device, bool keep_output)
 {
 	struct terminal *terminal = calloc(1, sizeof *terminal);
 	struct termios raw;
@@ -75,12 +103,14 @@ terminal_open(int fd, dev_t device)
 	}
 	raw = terminal->before;
 	cfmakeraw(&raw);
+	if (keep_output)
+		raw.c_oflag = terminal->before.c_oflag;
 	(void)tcsetattr(terminal->fd, TCSANOW, &raw);
 	return terminal;
 }
 
 struct terminal *
-terminal_take(struct terminal_set *set, int fd)
+terminal_take(struct terminal_set *set, int fd, bool keep_output)
 {
 	struct terminal *terminal;
 	struct stat st;
@@ -93,7 +123,7 @@ terminal_take(struct terminal_set *set, int fd)
 			return terminal;
 		}
 	}
-	terminal = terminal_open(fd, st.st_rdev);
+	terminal = terminal_open(fd, st.st_rdev, keep_output);
 	if (terminal == NULL)
 		return NULL;
 	terminal->users = 1;

@@ -502,6 +502,7 @@ job_launch(struct job *job, const struct job_start *start)
 	if (pid > 0) {
 		job_set_pid(job, pid);
 		job->started_pid = (uint32_t)pid;
+		job->blocked = start->blocked;
 		job_ready(job, WAIT_STARTED_US);
 		return;
 	}
@@ -630,7 +631,7 @@ static bool
 stops_by_default(const struct job *job, int signal_number)
 {
 	return (signal_number == SIGTSTP || signal_number == SIGTTIN || signal_number == SIGTTOU) && !job->exited &&
-	       proc_signal_is_default(job->pid, signal_number);
+	       (job->blocked >> (signal_number - 1) & 1) == 0 && proc_signal_is_default(job->pid, signal_number);
 }
 
 static void

@@ -40,6 +40,7 @@ struct job {
 	struct job_failure failure;
 	struct job_exit exit;
 	int64_t kill_at_us;	/* when what is left of it is killed; INT64_MAX: not */
+	uint64_t blocked;	/* signals that the command was started with blocked */
 	int stop_signal;	/* the stop signal for which SIGSTOP stood in, else 0 */
 	int stopped_by;		/* what STOPPED is still to say, else 0 */
 	int process_signal;	/* last one sent to the process alone, for the rest of its group if it dies of it */

@@ -210,6 +210,5 @@ proc_signal_is_default(pid_t pid, int signal_number)
 	if (len <= 0)
 		return false;
 	text[len] = '\0';
-	return !mask_has(text, "\nSigBlk:", signal_number) && !mask_has(text, "\nSigIgn:", signal_number) &&
-	       !mask_has(text, "\nSigCgt:", signal_number);
+	return !mask_has(text, "\nSigIgn:", signal_number) && !mask_has(text, "\nSigCgt:", signal_number);
 }

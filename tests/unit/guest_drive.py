@@ -20,7 +20,7 @@ import time
 import traceback
 
 HELLO, START, IN, IN_EOF, ACK, OUT_CLOSE, SIGNAL, WINCH, EXIT_ACK, PING, CLOSE, KILL = range(1, 13)
-HELLO_REPLY, STARTED, FAILED, IN_USED, IN_CLOSED, OUT, OUT_EOF, EXIT, PONG, DONE = range(0x81, 0x8b)
+HELLO_REPLY, STARTED, FAILED, IN_USED, IN_CLOSED, OUT, OUT_EOF, EXIT, PONG, DONE, STOPPED = range(0x81, 0x8c)
 K_CLOSED, K_DEVICE, K_IN, K_OUT, K_SAME, K_TTY = range(6)
 DEVICE_NULL = 3
 EXITED, SIGNALED = 1, 2
@@ -59,6 +59,7 @@ class Result:
         self.closed = {}
         self.window = {}
         self.order = []
+        self.stopped = []
         self.out_at_exit = None
 
 
@@ -214,6 +215,8 @@ class Lane:
             job.out_at_exit = {stream: len(data) for stream, data in job.out.items()}
         elif kind == DONE:
             job.done = True
+        elif kind == STOPPED:
+            job.stopped.append(body[0])
         else:
             raise AssertionError("unknown type %#x" % kind)
 
@@ -886,6 +889,26 @@ def stop_and_continue(g):
     equal((job.out[1], job.exit), (b"r\n", None))
     lane.signal(1, 2, signal.SIGCONT, 2)
     equal(lane.finish(1).exit, (EXITED, 0))
+    equal(job.stopped, [signal.SIGSTOP])
+
+
+@test
+def stops_are_told(g):
+    """Also those of terminals, which have no effect in a group of its own session; a handler has its way."""
+    lane = g.lane()
+    for number, stop in enumerate((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU), 1):
+        job = lane.start(number, ["sh", "-c", "echo r; sleep 0.2; kill -STOP $$; echo x"])
+        lane.wait(lambda job=job: job.pid and job.out[1])
+        lane.signal(number, 1, stop, 2)
+        lane.wait(lambda job=job: job.stopped == [stop])
+        lane.signal(number, 2, signal.SIGCONT, 2)
+        lane.wait(lambda job=job: job.stopped == [stop, signal.SIGSTOP])
+        lane.signal(number, 3, signal.SIGCONT, 2)
+        equal(lane.finish(number).exit, (EXITED, 0))
+    job = lane.start(9, ["sh", "-c", "trap 'echo caught; exit 4' TSTP; echo r; while :; do sleep 0.05; done"])
+    lane.wait(lambda: job.pid and job.out[1])
+    lane.signal(9, 1, signal.SIGTSTP, 2)
+    equal((lane.finish(9).exit, job.stopped), ((EXITED, 4), []))
 
 
 @test

@@ -23,7 +23,7 @@ import time
 sys.dont_write_bytecode = True  # the source tree may be read-only, and stays clean
 
 from fake_broker import (  # noqa: E402
-    ACCEPTED, CLOSED, PASSED, SIGNAL, WINCH, FakeBroker, accepted, bytes_field, exit_frame, failed, frame, hello_reply,
+    ACCEPTED, CLOSED, PASSED, SIGNAL, STOPPED, WINCH, FakeBroker, accepted, bytes_field, exit_frame, failed, frame, hello_reply,
     refused, started,
 )
 
@@ -685,6 +685,7 @@ def stop_and_continue(world):
             ready.wait(20)
             os.kill(process[0].pid, number)
             controls.append(connection.control())
+            connection.send(frame(STOPPED, bytes([number])))
             stopped.wait(20)
             os.kill(process[0].pid, signal.SIGCONT)
             controls.append(connection.control())
@@ -698,6 +699,12 @@ def stop_and_continue(world):
             stopped.set()
             assert finish(process[0])[0] == 8
         assert [control["signal"] for control in controls] == [number, signal.SIGCONT]
+
+
+@check
+def only_a_stopped_command_stops_it(world):
+    assert forwarding(world, [signal.SIGTSTP, signal.SIGUSR1],
+                      preexec_fn=lambda: os.setpgid(0, 0))[1]["signal"] == signal.SIGUSR1
 
 
 @check
