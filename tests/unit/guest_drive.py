@@ -23,6 +23,7 @@ HELLO, START, IN, IN_EOF, ACK, OUT_CLOSE, SIGNAL, WINCH, EXIT_ACK, PING, CLOSE, 
 HELLO_REPLY, STARTED, FAILED, IN_USED, IN_CLOSED, OUT, OUT_EOF, EXIT, PONG, DONE, STOPPED = range(0x81, 0x8c)
 K_CLOSED, K_DEVICE, K_IN, K_OUT, K_SAME, K_TTY = range(6)
 DEVICE_NULL = 3
+VFORK_S = 0.05  # a shell cannot stop while its stopped child has not executed its program yet
 EXITED, SIGNALED = 1, 2
 WINDOW_MIN, WINDOW_MAX, IN_WINDOW = 64 << 10, 2 << 20, 256 << 10
 WAIT_S = 20.0
@@ -883,6 +884,7 @@ def stop_and_continue(g):
     lane = g.lane()
     job = lane.start(1, ["sh", "-c", "echo r; sleep 0.2; echo x"])
     lane.wait(lambda: job.pid and job.out[1])
+    time.sleep(VFORK_S)
     lane.signal(1, 1, signal.SIGSTOP, 2)
     time.sleep(0.5)
     lane.poll(0)
@@ -899,6 +901,7 @@ def stops_are_told(g):
     for number, stop in enumerate((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU), 1):
         job = lane.start(number, ["sh", "-c", "echo r; sleep 0.2; kill -STOP $$; echo x"])
         lane.wait(lambda job=job: job.pid and job.out[1])
+        time.sleep(VFORK_S)
         lane.signal(number, 1, stop, 2)
         lane.wait(lambda job=job: job.stopped == [stop])
         lane.signal(number, 2, signal.SIGCONT, 2)
