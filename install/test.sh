@@ -23,6 +23,6 @@ export MODALSH_BUILD_DIR=$build_dir
 step "build" build
 if $step_ok; then
 	step "make check" check_run
-	step "conformance" "$top/tests/conform/run.sh"
+	step "conformance" as_root "$top/tests/conform/run.sh"
 fi
 steps_end

@@ -98,7 +98,7 @@ clean "files of the sandboxes"
 # ---- core files: a program that is killed in the same way does leave one, where the kernel writes them to the folder ----
 mkdir "$work/cores" "$work/cores/broker" "$work/cores/control"
 config_with "$work/core.yaml" socket "$work/core.sock" session "$PLANTED-5"
-ulimit -c unlimited
+ulimit -c unlimited 2>/dev/null || true # sudo takes it away where root may not raise it again
 cd "$work/cores/broker"
 broker_start core "$work/core.yaml"
 cd "$work/cores/control"
@@ -117,8 +117,8 @@ if [ -n "$(ls "$work/cores/broker")" ]; then
 	not_ok "core files: the broker leaves none"
 elif grep -rqaF -f "$work/planted" "$work/cores/control"; then
 	ok "core files: the broker leaves none, another program does"
-elif grep -q '[|/]' /proc/sys/kernel/core_pattern; then
-	echo "# core files go elsewhere: $(cat /proc/sys/kernel/core_pattern)"
+elif grep -q '[|/]' /proc/sys/kernel/core_pattern || [ "$(ulimit -c)" = 0 ]; then
+	echo "# here no program leaves a core file in its folder"
 else
 	not_ok "core files: another program leaves one"
 fi

@@ -199,8 +199,11 @@ START_TEST(test_long_messages_carry_them_once)
 
 	ck_assert_ptr_nonnull(data);
 	ck_assert_int_ge(pid, 0);
-	if (pid == 0)
-		_exit(fdpass_send(sockets[0], data, len, sockets, 1) == 0 ? 0 : 1);
+	if (pid == 0) {
+		r = fdpass_send(sockets[0], data, len, sockets, 1);
+		free(data);
+		_exit(r == 0 ? 0 : 1);
+	}
 	while (got < len) {
 		r = fdpass_receive(sockets[1], data, len, fds, &count);
 		if (r == -EAGAIN) {
