@@ -6,8 +6,9 @@ DATES = {"GIT_AUTHOR_DATE": "2024-01-02T03:04:05+0000", "GIT_COMMITTER_DATE": "2
 
 
 def env(t, **more):
-    """Nothing of the machine's configuration, and the same commit ids in both runs."""
-    return t.env(GIT_CONFIG_NOSYSTEM="1", GIT_AUTHOR_NAME="A", GIT_AUTHOR_EMAIL="a@example.org",
+    """Nothing of the machine's configuration, and the same commit ids in both runs. Temporary files are where
+    the sandbox sees them."""
+    return t.env(TMPDIR=t.dir, GIT_CONFIG_NOSYSTEM="1", GIT_AUTHOR_NAME="A", GIT_AUTHOR_EMAIL="a@example.org",
                  GIT_COMMITTER_NAME="C", GIT_COMMITTER_EMAIL="c@example.org", **DATES, **more)
 
 
@@ -49,7 +50,7 @@ def hooks(t):
     git(t, "commit", "-m", "third", status=1, label="refused by pre-commit")
     git(t, "commit", "--no-verify", "-m", "fourth", status=0, label="unasked")
     git(t, "log", "--format=%H %B")
-    t.see("subject", t.read("subject"), b"fourth\n")
+    t.see("subject", t.read("subject"), b"fourth added by hook\n")
 
 
 @case("git", "push-hooks")
@@ -66,8 +67,8 @@ def push_hooks(t):
     t.write("bare.git/refuse", b"")
     git(t, "commit", "-q", "--allow-empty", "-m", "next")
     git(t, "push", "./bare.git", "main", label="refused", status=1)
-    git(t, "-c", "protocol.ext.allow=always", "clone", "-q", "ext::sh -c '%S ./bare.git'", "clone",
-        label="clone through a command")
+    git(t, "-c", "protocol.ext.allow=always", "clone", "-q", "ext::sh -c %S% ./bare.git", "clone",
+        label="clone through a command", status=0)
     t.see("cloned", t.read("clone/file"), b"one\n")
 
 
