@@ -30,6 +30,8 @@ struct channel {
 	struct source *source; /* IN, TTY: until the command cannot read any more */
 	uint64_t sent;
 	uint64_t used;
+	uint32_t in_window;
+	uint64_t grows_at; /* once this offset has been consumed, the window was too small for the command's pace */
 	bool eof_sent;
 
 	struct sink *sink; /* OUT, TTY: until its end or its reader's */
@@ -250,7 +252,7 @@ channel_send_piece(struct channel *channel)
 	struct job *job = channel->job;
 	uint64_t ahead = channel->sent - channel->used;
 	uint8_t data[READ_LEN];
-	size_t room = ahead < IN_WINDOW ? (size_t)(IN_WINDOW - ahead) : 0;
+	size_t room = ahead < channel->in_window ? (size_t)(channel->in_window - ahead) : 0;
 	struct buf *out;
 	bool end;
 	ssize_t n;
@@ -430,7 +432,8 @@ job_open_channels(struct job *job, struct job_start *start, const int *fds, size
 		struct channel *channel = &job->channels[i];
 
 		by_index[i] = -1;
-		*channel = (struct channel){ .job = job, .number = stream->stream, .window = OUT_WINDOW_MIN };
+		*channel = (struct channel){ .job = job, .number = stream->stream, .window = OUT_WINDOW_MIN, .in_window = IN_WINDOW,
+					.grows_at = IN_WINDOW };
 		job->channel_count++;
 		if (stream->kind != JOB_STREAM_PASSED || r < 0)
 			continue;
@@ -853,6 +856,10 @@ take_position(struct job *job, const struct job_frame *frame)
 	if (!has_input(channel) || position.offset > channel->sent || position.offset < channel->used)
 		return -EBADMSG;
 	channel->used = position.offset;
+	if (channel->used >= channel->grows_at && channel->in_window < IN_WINDOW_MAX) {
+		channel->in_window *= 2;
+		channel->grows_at = channel->used + channel->in_window;
+	}
 	if (channel->source == NULL)
 		return 0;
 	source_used(channel->source, position.offset);

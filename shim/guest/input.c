@@ -108,7 +108,7 @@ input_init(struct input *input, struct job *job, struct loop *loop, int fd, bool
 	input->probe_fd = -1;
 	input->terminal = terminal;
 	input->poll_at_us = INT64_MAX;
-	buf_init(&input->queue, IN_WINDOW);
+	buf_init(&input->queue, IN_WINDOW_MAX);
 	watch_init(&input->watch, fd, input_event, input);
 	/* of a terminal the output notices the end */
 	return terminal ? 0 : loop_set(loop, &input->watch, EPOLLERR);
@@ -186,7 +186,7 @@ input_receive(struct input *input, uint64_t offset, struct view bytes)
 	if (input->closed)
 		return 0; /* it crossed our IN_CLOSED */
 	if (offset > input->received || bytes.len > UINT64_MAX - offset ||
-	    offset + bytes.len > input->reported + IN_WINDOW)
+	    offset + bytes.len > input->reported + IN_WINDOW_MAX)
 		return -EBADMSG;
 	if (known >= bytes.len)
 		return 0;

@@ -25,7 +25,7 @@ K_CLOSED, K_DEVICE, K_IN, K_OUT, K_SAME, K_TTY = range(6)
 DEVICE_NULL = 3
 VFORK_S = 0.05  # a shell cannot stop while its stopped child has not executed its program yet
 EXITED, SIGNALED = 1, 2
-WINDOW_MIN, WINDOW_MAX, IN_WINDOW = 64 << 10, 2 << 20, 256 << 10
+WINDOW_MIN, WINDOW_MAX, IN_WINDOW = 64 << 10, 2 << 20, 2 << 20
 WAIT_S = 20.0
 
 
@@ -1272,7 +1272,7 @@ def malformed_frames_end_the_lane_only(g):
         "IN of no stream": frame(IN, 1, position(5, 0) + b"x"), "IN of an output": frame(IN, 1, position(1, 0) + b"x"),
         "empty IN": frame(IN, 1, position(0, 0)), "IN with a gap": frame(IN, 1, position(0, 1) + b"x"),
         "IN at the end of numbers": frame(IN, 1, position(0, 2 ** 64 - 1) + b"xy"),
-        "IN beyond the window": b"".join(frame(IN, 1, position(0, i * 65536) + bytes(65536)) for i in range(5)),
+        "IN beyond the window": b"".join(frame(IN, 1, position(0, i * 65536) + bytes(65536)) for i in range(35)),
         "IN beyond DATA_LEN_MAX": frame(IN, 1, position(0, 0) + bytes((256 << 10) + 1)),
         "IN_EOF with a gap": frame(IN_EOF, 1, position(0, 10 ** 9)), "IN_EOF short": frame(IN_EOF, 1, u32(0)),
         "ACK ahead": frame(ACK, 1, position(1, 1) + u32(WINDOW_MIN)), "ACK window": frame(ACK, 1, position(1, 0) + u32(WINDOW_MAX + 1)),
