@@ -357,7 +357,8 @@ def signal_death_of_an_ignored_signal(world):
 def no_core_file(world):
     folder = world.path("cores")
     os.mkdir(folder)
-    big = lambda: resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    big = lambda: resource.setrlimit(resource.RLIMIT_CORE, (most, most))
     assert world.run(playing(*RUNNING, exit_frame(2, 11)), cwd=folder, preexec_fn=big) == (-11, b"", b"")
     assert os.listdir(folder) == []
 
