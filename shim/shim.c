@@ -354,11 +354,15 @@ is_termination(int signal)
 static uint8_t
 signal_scope(const struct signals_event *event)
 {
+	bool leads = getpgrp() == getpid();
+
 	if (event->from_kernel || is_job_control(event->signal))
 		return JOB_SCOPE_GROUP;
-	if (is_termination(event->signal) && getpgrp() == getpid())
-		return JOB_SCOPE_LEADER;
-	return JOB_SCOPE_PROCESS;
+	if (!is_termination(event->signal))
+		return JOB_SCOPE_PROCESS;
+	if (!leads && event->sender == getppid() && (event->signal == SIGTERM || event->signal == SIGHUP))
+		return JOB_SCOPE_PROCESS;
+	return JOB_SCOPE_LEADER;
 }
 
 static void

@@ -22,6 +22,7 @@ int signals_open(uint64_t mask, int *ret_fd);
 
 struct signals_event {
 	int signal;
+	int sender;	  /* its process, 0 when it is none of this pid namespace */
 	bool from_kernel; /* a key on the terminal, a hangup: what the kernel sends to whole groups */
 };
 

@@ -156,6 +156,8 @@ read_ahead(struct source *source, uint64_t offset, void *data, size_t len, bool 
 
 	if (held == skip && !source->ended) {
 		room = IN_WINDOW - held < len ? IN_WINDOW - held : len;
+		if (room == 0)
+			return -EAGAIN; /* source_used() makes room */
 		tail = buf_reserve(&source->ahead, room);
 		if (tail == NULL)
 			return -ENOMEM;

@@ -26,7 +26,7 @@ static const char *const allowed[] = {
 	/* ending as the command ended */
 	"exit", "exit_group", "getpid", "gettid", "kill", "tgkill", "tkill",
 	/* identity */
-	"geteuid", "getpgid", "getpgrp",
+	"geteuid", "getpgid", "getpgrp", "getppid",
 	/* memory, and what the libcs use around it */
 	"brk", "futex", "madvise", "mremap", "munmap", "clock_gettime",
 	/* the sanitizers' runtime, at every end */

@@ -639,7 +639,8 @@ def every_signal_is_forwarded(world):
     assert [control["signal"] for control in controls] == numbers
     assert all(control["type"] == SIGNAL for control in controls), "SIGWINCH without a terminal is a signal"
     assert [control["sequence"] for control in controls] == list(range(1, len(numbers) + 1))
-    assert all(control["scope"] == (2 if control["signal"] == signal.SIGCONT else 1) for control in controls)
+    scopes = {signal.SIGCONT: 2, signal.SIGINT: 4, signal.SIGQUIT: 4}
+    assert all(control["scope"] == scopes.get(control["signal"], 1) for control in controls)
 
 
 @check
@@ -648,7 +649,7 @@ def termination_of_a_leader_is_meant_for_its_group(world):
     scopes = [4, 4, 4, 1, 4]
     for leader in ({"start_new_session": True}, {"preexec_fn": lambda: os.setpgid(0, 0)}):
         assert [control["scope"] for control in forwarding(world, numbers, **leader)] == scopes
-    assert forwarding(world, [15])[0]["scope"] == 1
+    assert [control["scope"] for control in forwarding(world, numbers)] == [1, 4, 4, 1, 1]
 
 
 @check
