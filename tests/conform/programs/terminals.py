@@ -1,8 +1,8 @@
 """Programs that give a shell a terminal: script, pexpect, tmux."""
 
 import cases
-from programs import case, finish, need, python, run
-from trial import Skip
+from programs import case, finish, need, python, run, start
+from trial import PIPE, Skip
 
 
 def shell_env(t, **more):
@@ -10,17 +10,42 @@ def shell_env(t, **more):
     return t.env(SHELL=t.shell, PS1="P> ", TERM="xterm", **more)
 
 
+def ends_in_upper_case(out):
+    """the line in upper case at the end; its echo before it is luck"""
+    return out.endswith(b"LINE\r\n")
+
+
 @case("script", "command", shells=cases.BOTH)
 def script_command(t):
-    """script -c: the shell has a terminal; output, code, and what was typed."""
+    """script -c: the shell has a terminal; output, code, death by a signal, size, and what is typed."""
     t.leave_out("log", "typed")
-    need("script")
-    run(t, "script", "-q", "-e", "-c", "tty >/dev/null && echo on a tty; echo err >&2; exit 7", "log", env=shell_env(t),
-        status=7, out=b"on a tty\r\nerr\r\n")
-    run(t, "script", "-q", "-e", "-c", "stty -echo; echo ready; read x; echo \"<$x>\"", "-I", "typed", "log",
-        env=shell_env(t), label="typed", data=b"line\n")
-    run(t, "script", "-q", "-e", "-c", "kill -TERM $$", "/dev/null", env=shell_env(t), label="killed")
-    run(t, "script", "-q", "-e", "-c", "stty rows 33 cols 77; stty size", "/dev/null", env=shell_env(t), label="size")
+    for label, command in (
+            ("output", "tty >/dev/null && echo on a tty; echo err >&2; exit 7"),
+            ("killed", "kill -TERM $$"),
+            ("size", "stty rows 33 cols 77; stty size")):
+        process = start(t, "script", "-q", "-e", "-c", command, "log", env=shell_env(t), stdin=PIPE)
+        t.see(f"{label} output", t.read_all(process.stdout.fileno()))
+        t.see_status(f"{label} status", t.wait(process))
+    process = start(t, "script", "-q", "-e", "-I", "typed", "-O", "log", "-c",
+                    "stty -echo; echo ready; read x; echo \"<$x>\"; cat", env=shell_env(t), stdin=PIPE)
+    t.see("ready", t.read_until(process.stdout.fileno(), b"ready\r\n"), b"ready\r\n")
+    process.stdin.write(b"line\nmore\n")
+    t.see("typed", t.read_until(process.stdout.fileno(), b"more\r\n"), b"<line>\r\nmore\r\n")
+    process.stdin.close()
+    t.see("rest", t.read_all(process.stdout.fileno()), b"")
+    t.see_status("typed status", t.wait(process), 0)
+
+
+@case("script", "input-at-once", shells=cases.BOTH)
+def script_input_at_once(t):
+    """What is typed, a line or the key for the end of input, before the shell looks at its terminal is not lost."""
+    t.leave_out("log")
+    for number in range(5):
+        run(t, "script", "-q", "-e", "-c", "echo out; exit 7", "log", env=shell_env(t), label=f"none {number}", status=7,
+            out=b"out\r\n")
+    for number in range(5):
+        run(t, "script", "-q", "-e", "-c", "stty -echo; cat | tr a-z A-Z", "log", env=shell_env(t), data=b"line\n",
+            label=f"line {number}", status=0, out=ends_in_upper_case)
 
 
 PEXPECT = """
@@ -57,6 +82,7 @@ child.sendline("two")
 child.expect_exact("two\\r\\ntwo\\r\\n")
 child.sendeof()
 child.expect(pexpect.EOF)
+child.wait()
 child.close()
 see(child.exitstatus, child.signalstatus, child.before)
 """)
@@ -90,7 +116,11 @@ time.sleep(.5)
 child.sendcontrol("z")
 child.expect_exact("P> ")
 see("stopped", b"Stopped" in child.before)
-ask("kill %1; wait %1 2>/dev/null; echo gone")
+child.sendline("fg")
+time.sleep(.5)
+child.sendintr()
+child.expect_exact("P> ")
+ask("jobs; echo none")
 child.sendline("stty -echo")
 child.expect_exact("P> ")
 child.sendline("echo silent")
@@ -98,6 +128,7 @@ child.expect_exact("P> ")
 see(child.before)
 child.sendeof()
 child.expect(pexpect.EOF)
+child.wait()
 child.close()
 see(child.exitstatus, child.signalstatus)
 """)
@@ -152,14 +183,20 @@ def tmux_login(t):
     def made(name):
         t.see(name, t.until(lambda: t.read(name) is not None, 8), True)
     run(t, *tmux, "new-session", "-d", "-x", "70", "-y", "14", env=env, label="start", status=0)
-    t.see("prompt", t.until(lambda: b"P> " in finish(t, *tmux, "capture-pane", "-p", env=env).out, 8), True)
+
+    def prompt_shown(count):
+        shown = finish(t, *tmux, "capture-pane", "-p", env=env).out.splitlines()
+        return sum(line.startswith(b"P>") for line in shown) == count
+    t.see("prompt", t.until(lambda: prompt_shown(1), 8), True)
     keys("echo $0; touch one", "Enter")
     made("one")
-    keys("touch two; sleep 30", "Enter")
+    keys("/bin/sh -c 'touch two; exec sleep 30'", "Enter")
     made("two")
     keys("C-c")
+    t.see("prompt again", t.until(lambda: prompt_shown(3), 8), True)
     keys("touch three", "Enter")
     made("three")
+    t.see("last prompt", t.until(lambda: prompt_shown(4), 8), True)
     run(t, *tmux, "capture-pane", "-p", env=env, label="screen")
     keys("exit", "Enter")
     t.see("over", t.until(lambda: finish(t, *tmux, "ls", env=env).status != 0, 8), True)
