@@ -159,14 +159,17 @@ process_descendants() {
 passed=0
 failed=0
 
-# Adds what a step's log counts.  The last line of a kind is the step's own; without any, the step is one check.
+# Adds what a step's log counts: in its last line, else in the summary of `make check`, else in the last line that counts; without
+# any, the step is one check.
 log_count() {
 	local log=$1 status=$2 line step_passed step_failed
 	line=$(awk '
-		/^[0-9]+ passed, [0-9]+ failed$/ || /^same [0-9]+, different [0-9]+, / { counts = $0 }
+		function is_count(line) { return line ~ /^([0-9]+ passed, [0-9]+ failed$|same [0-9]+, different [0-9]+, )/ }
+		is_count($0) { counts = $0 }
 		/^# PASS: / { pass += $3 }
 		/^# (FAIL|XPASS|ERROR): / { fail += $3 }
-		END { print (counts != "" ? counts : pass + fail > 0 ? pass + 0 " " fail + 0 : "") }' "$log")
+		{ last = $0 }
+		END { print (pass + fail > 0 && !is_count(last) ? pass + 0 " " fail + 0 : counts) }' "$log")
 	read -r step_passed step_failed < <(grep -oE '[0-9]+' <<<"$line" | head -n 2 | xargs) || true
 	if [ "$status" -ne 0 ] && [ "${step_failed:-0}" -eq 0 ]; then
 		step_failed=$((${step_failed:-0} + 1))
