@@ -1,10 +1,14 @@
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "shim/inherit.h"
+
+/* Shells use numbers up to 255 for themselves, and programs that pass descriptors on low ones; each batch is one system call. */
+enum { DESCRIPTOR_MAX = 1023, DESCRIPTORS_AT_ONCE = 256 };
 
 static const char removed_suffix[] = " (deleted)";
 
@@ -54,4 +58,29 @@ inherit_settings(struct job_start *start)
 		start->limits[start->limit_count++] =
 			(struct job_limit){ i, limit.rlim_cur, limit.rlim_max };
 	}
+}
+
+/* One poll() asks about many numbers, and needs no /proc. */
+size_t
+inherit_descriptors(int *fds, size_t max)
+{
+	struct pollfd polls[DESCRIPTORS_AT_ONCE];
+	struct rlimit limit;
+	int at_once = DESCRIPTORS_AT_ONCE;
+	size_t count = 0;
+
+	/* poll() takes no more than may be open */
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < DESCRIPTORS_AT_ONCE)
+		at_once = (int)limit.rlim_cur;
+	for (int first = 3; first <= DESCRIPTOR_MAX && count < max && at_once > 0; first += at_once) {
+		for (int i = 0; i < at_once; i++)
+			polls[i] = (struct pollfd){ .fd = first + i };
+		if (poll(polls, (nfds_t)at_once, 0) < 0)
+			return count;
+		for (int i = 0; i < at_once && count < max; i++) {
+			if ((polls[i].revents & POLLNVAL) == 0)
+				fds[count++] = first + i;
+		}
+	}
+	return count;
 }

@@ -36,6 +36,8 @@ enum shim_state { SHIM_GREETING, SHIM_WAITING, SHIM_RUNNING };
 struct shim {
 	enum shim_state state;
 	bool was_open[3];
+	int others[STREAMS_MAX - 3]; /* inherited descriptors above 2 */
+	size_t other_count;
 	uint64_t ignored;
 	uint64_t blocked;
 	uint32_t control_sequence; /* of the last SIGNAL or WINCH */
@@ -91,7 +93,7 @@ shown_name(const struct shim *shim)
 /* ---- the description ---- */
 
 static size_t
-add_streams(const struct shim *shim, struct job_start *start, int fds[3])
+add_streams(const struct shim *shim, struct job_start *start, int fds[STREAMS_MAX])
 {
 	size_t count = 0;
 
@@ -104,6 +106,13 @@ add_streams(const struct shim *shim, struct job_start *start, int fds[3])
 			fds[count++] = fd;
 	}
 	start->stream_count = 3;
+	for (size_t i = 0; i < shim->other_count; i++) {
+		start->streams[start->stream_count++] = (struct job_stream){
+			.stream = (uint32_t)shim->others[i],
+			.kind = JOB_STREAM_PASSED,
+		};
+		fds[count++] = shim->others[i];
+	}
 	return count;
 }
 
@@ -141,7 +150,7 @@ send_start(struct shim *shim)
 	char cwd[CWD_LEN_MAX + 1];
 	struct err err;
 	size_t count;
-	int fds[3], r;
+	int fds[STREAMS_MAX], r;
 
 	r = inherit_cwd(cwd, &err);
 	if (r < 0)
@@ -194,6 +203,8 @@ on_accepted(struct shim *shim, struct view body)
 		if (fd != shim->tty.fd)
 			close(fd);
 	}
+	for (size_t i = 0; i < shim->other_count; i++)
+		close(shim->others[i]);
 	return 0;
 }
 
@@ -467,6 +478,7 @@ main(int argc, char **argv)
 	r = fd_ensure_stdio(shim.was_open);
 	if (r < 0)
 		fail(&shim, CODE_REFUSED, "opening /dev/null: %s; %s", strerror(-r), not_run);
+	shim.other_count = inherit_descriptors(shim.others, STREAMS_MAX - 3);
 	r = lockdown_shim();
 	if (r < 0)
 		fail(&shim, CODE_REFUSED, "giving up system calls: %s; %s", strerror(-r), not_run);

@@ -9,7 +9,9 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include "shim/base/clock.h"
 #include "shim/broker/http.h"
 
 /* What curl reads at once; its upper limit. */
@@ -24,6 +26,11 @@ struct http_socket {
 	struct http *http;
 };
 
+struct http_connection {
+	struct http_connection *next;
+	curl_socket_t fd;
+};
+
 struct http {
 	struct ev_loop *loop;
 	CURLM *multi;
@@ -34,6 +41,8 @@ struct http {
 	bool inside;		   /* curl is running: its interface may not be entered again */
 	struct http_call *wakes;   /* calls whose upload goes on */
 	struct http_call *corpses; /* freed while curl was running */
+	struct http_connection *connections; /* every socket that curl holds */
+	int64_t heard_ms;	   /* when any server last answered anything */
 	unsigned call_count;
 };
 
@@ -45,6 +54,7 @@ struct http_call {
 	const struct http_events *events;
 	void *arg;
 	int status;
+	int64_t begun_ms;
 	bool added;
 	bool dead;   /* freed by its owner; no more callbacks */
 	bool paused; /* curl waits for http_call_wake() */
@@ -172,6 +182,8 @@ finished_report(struct http *http)
 		result = result_from_curl(call, msg->data.result);
 		curl_multi_remove_handle(http->multi, call->easy);
 		call->added = false;
+		if (result.fault == HTTP_FAULT_TIMEOUT && http->heard_ms < call->begun_ms)
+			http_reconnect(http);
 		if (!call->dead)
 			call->events->done(call->arg, &result);
 	}
@@ -390,6 +402,7 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 	size_t len = size * count, end = len, name_len, start;
 	const char *colon = memchr(bytes, ':', len);
 
+	call->http->heard_ms = clock_now_ms();
 	if (call->dead)
 		return 0;
 	if (len >= 5 && memcmp(bytes, "HTTP/", 5) == 0) {
@@ -415,6 +428,7 @@ on_body(char *bytes, size_t size, size_t count, void *arg)
 	struct http_call *call = arg;
 	size_t len = size * count;
 
+	call->http->heard_ms = clock_now_ms();
 	if (call->dead || call->events->body(call->arg, (const uint8_t *)bytes, len) < 0)
 		return 0;
 	return call->dead ? 0 : len;
@@ -446,14 +460,43 @@ on_socket_made(void *arg, curl_socket_t fd, curlsocktype purpose)
 {
 	int idle_s = HTTP_KEEPALIVE_S, pause_s = 10, count = 3;
 	unsigned unanswered_ms = HTTP_KEEPALIVE_S * 1000;
+	struct http *http = arg;
+	struct http_connection *connection = calloc(1, sizeof *connection);
 
-	(void)arg;
 	(void)purpose;
+	if (connection == NULL)
+		return CURL_SOCKOPT_ERROR;
+	*connection = (struct http_connection){ http->connections, fd };
+	http->connections = connection;
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &pause_s, sizeof pause_s);
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unanswered_ms, sizeof unanswered_ms);
 	return CURL_SOCKOPT_OK;
+}
+
+static int
+on_socket_close(void *arg, curl_socket_t fd)
+{
+	struct http *http = arg;
+
+	for (struct http_connection **at = &http->connections; *at != NULL; at = &(*at)->next) {
+		struct http_connection *connection = *at;
+
+		if (connection->fd != fd)
+			continue;
+		*at = connection->next;
+		free(connection);
+		break;
+	}
+	return close(fd);
+}
+
+void
+http_reconnect(struct http *http)
+{
+	for (struct http_connection *connection = http->connections; connection != NULL; connection = connection->next)
+		shutdown(connection->fd, SHUT_RDWR);
 }
 
 static void
@@ -471,6 +514,9 @@ options_set(struct http_call *call, const struct http_request *request)
 	curl_easy_setopt(easy, CURLOPT_TCP_NODELAY, 1L);
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 	curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, on_socket_made);
+	curl_easy_setopt(easy, CURLOPT_SOCKOPTDATA, call->http);
+	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_socket_close);
+	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, call->http);
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, HTTP_CONNECT_WAIT_MS);
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, request->timeout_ms);
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
@@ -544,7 +590,7 @@ http_call_start(struct http *http, const struct http_request *request, const str
 	int r = -ENOMEM;
 
 	if (call != NULL) {
-		*call = (struct http_call){ .http = http, .events = events, .arg = arg };
+		*call = (struct http_call){ .http = http, .events = events, .arg = arg, .begun_ms = clock_now_ms() };
 		/* curl may have work to do without a watcher to wait for it. */
 		if (http->call_count++ == 0)
 			ev_ref(http->loop);

@@ -32,6 +32,10 @@ int http_new(struct ev_loop *loop, const char *ca_file, struct http **ret, struc
 /* All calls must have been freed. */
 void http_free(struct http *http);
 
+/* Breaks every connection, for one that is silent may be dead without the kernel's knowing: calls in flight fail with
+ * HTTP_FAULT_BROKEN, later ones connect anew. */
+void http_reconnect(struct http *http);
+
 /* The request headers of one call, "name: value", in memory that is wiped. */
 struct http_headers {
 	char *lines[HTTP_HEADERS_MAX];

@@ -68,6 +68,7 @@ struct job {
 	uint32_t control_count;
 	uint32_t control_sequence;
 
+	uint32_t left_behind; /* bit i: the descriptor of stream i cannot cross */
 	struct ev_timer deadline;
 	size_t channel_count;
 	struct channel channels[]; /* one for each stream of START */
@@ -316,6 +317,25 @@ fd_reads(int fd, uint32_t number)
 }
 
 static bool
+is_two_way(int fd)
+{
+	return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
+}
+
+/* 0, 1 and 2 always do; others when they go one way, or are the same in the sandbox. */
+static bool
+descriptor_crosses(int fd, uint32_t number)
+{
+	int kind = borrow_kind(fd);
+
+	if (number <= 2 || kind == BORROW_TTY)
+		return true;
+	if (kind == BORROW_EVERYWHERE)
+		return borrow_device(fd) != 0;
+	return (kind == BORROW_PIPE || kind == BORROW_FILE || kind == BORROW_OTHER) && !is_two_way(fd);
+}
+
+static bool
 same_terminal(int a, int b)
 {
 	struct stat sa, sb;
@@ -331,12 +351,19 @@ find_same(const struct job *job, const int *fds, size_t index, int fd, uint32_t 
 	bool is_terminal = borrow_kind(fd) == BORROW_TTY;
 
 	for (size_t i = 0; i < index; i++) {
-		if (fds[i] < 0 || !(job->channels[i].kind == JOB_STREAM_TTY ? is_terminal && same_terminal(fds[i], fd) :
-				    job->channels[i].kind == JOB_STREAM_OUT && !fd_reads(fd, job->channels[i].number) &&
-					    borrow_same(fds[i], fd)))
+		const struct channel *channel = &job->channels[i];
+		bool same = false;
+
+		if (fds[i] < 0)
 			continue;
-		*ret_number = job->channels[i].number;
-		return true;
+		if (channel->kind == JOB_STREAM_TTY)
+			same = is_terminal && same_terminal(fds[i], fd);
+		else if (channel->kind == JOB_STREAM_OUT || (channel->kind == JOB_STREAM_IN && !is_two_way(fd)))
+			same = borrow_same(fds[i], fd);
+		if (same) {
+			*ret_number = channel->number;
+			return true;
+		}
 	}
 	return false;
 }
@@ -442,6 +469,12 @@ job_open_channels(struct job *job, struct job_start *start, const int *fds, size
 			continue;
 		}
 		fd = fds[next++];
+		if (!descriptor_crosses(fd, stream->stream)) {
+			stream->kind = JOB_STREAM_CLOSED;
+			job->left_behind |= UINT32_C(1) << i;
+			fd_cleanup(&fd);
+			continue;
+		}
 		by_index[i] = fd;
 		if (find_same(job, by_index, i, fd, &stream->refers_to)) {
 			stream->kind = JOB_STREAM_SAME;
@@ -460,6 +493,26 @@ job_open_channels(struct job *job, struct job_start *start, const int *fds, size
 	return r;
 }
 
+static_assert(STREAMS_MAX <= 32, "left_behind has a bit for each stream");
+
+/* A descriptor that cannot cross is missed when argv or the environment speaks of it; otherwise it is left behind. */
+static int
+job_check_left_behind(const struct job *job, char *const *argv, char *const *env, struct err *err)
+{
+	for (size_t i = 0; i < job->channel_count; i++) {
+		uint32_t number = job->channels[i].number;
+
+		if ((job->left_behind >> i & 1) == 0)
+			continue;
+		if (policy_names_descriptor(argv, env, number))
+			return err_set(err, ENOTSUP, "descriptor %" PRIu32 " is a socket, a directory or open both ways, "
+				       "and cannot reach into the sandbox", number);
+		log_info("job %" PRIu32 ": descriptor %" PRIu32 " stays behind: it is a socket, a directory or open both ways",
+			 job->number, number);
+	}
+	return 0;
+}
+
 /* Writes the lane's START: what policy lets cross of the caller's. */
 static int
 job_encode_start(struct job *job, const struct job_start *local, struct job_start *start, struct err *err)
@@ -476,6 +529,8 @@ job_encode_start(struct job *job, const struct job_start *local, struct job_star
 	r = policy_cwd(config, cwd, &remote_cwd, err);
 	if (r == 0 && (argv == NULL || env == NULL || (crossing = policy_env_filter(config, env)) == NULL))
 		r = err_set(err, ENOMEM, "no memory for argv and environment");
+	if (r == 0)
+		r = job_check_left_behind(job, argv, env, err);
 	if (r == 0) {
 		const char *shell = config->shell;
 		bool is_shell = local->program.len == 0;

@@ -24,7 +24,13 @@ enum {
 	QUEUE_LEN_MAX = 16 * 1024 * 1024,
 	DIRECTORY_LEN_MAX = 256,
 	INSTALLS_MAX = 2, /* the second one is for a sandbox that lost its guest */
-	PINGS_PER_LEASE = 3,
+	/* a side that is silent for half of the lease is asked on another connection; what is left is for opening that, so
+	 * attempts are given up sooner */
+	PINGS_PER_LEASE = 6,
+	SILENCES_PER_LEASE = 2,
+	/* until the guest has answered for the first time, nothing that could be lost runs there */
+	FIRST_SILENCE_MS = 30000,
+	ATTEMPT_MS_MIN = 1000,
 };
 static const double PAUSE_FIRST_S = 0.05, PAUSE_MAX_S = 5.;
 
@@ -514,6 +520,7 @@ lane_attach(struct lane *lane)
 	snprintf(path, sizeof path, "%s/%s", lane->directory, lane->guest_name);
 	lane->state = LANE_GREETING;
 	lane->heard_ms = clock_now_ms();
+	ev_timer_again(lane->loop, &lane->ping);
 	if (send_hello(lane) < 0 ||
 	    remote_exec_start(lane->sandbox, argv, &attach_events, lane, &lane->exec, &err) < 0)
 		lane_break(lane, err.code != 0 ? err.text : "no memory for the greeting");
@@ -570,6 +577,8 @@ lane_install(struct lane *lane)
 	struct err err = { 0 };
 
 	lane->state = LANE_INSTALLING;
+	lane->heard_ms = clock_now_ms();
+	ev_timer_again(lane->loop, &lane->ping);
 	lane->install_count++;
 	lane->directory[0] = '\0';
 	lane->directory_len = 0;
@@ -716,8 +725,22 @@ lease_over(struct ev_loop *loop, struct ev_timer *timer, int events)
 	snprintf(err.text, sizeof err.text, "the sandbox could not be reached for %" PRIu32 " ms",
 		 lane->config->lease_ms);
 	drop_exec(lane);
+	sandbox_reconnect(lane->sandbox);
 	ev_timer_stop(lane->loop, &lane->pause);
 	lane_fail(lane, &err);
+}
+
+/* How long the other side may be silent: while jobs wait for a lane, connections that come to nothing are left soon. */
+static int64_t
+silence_max_ms(const struct lane *lane)
+{
+	int64_t lease_ms = (int64_t)lane->config->lease_ms, attempt_ms = lease_ms / PINGS_PER_LEASE;
+
+	if (lane->state == LANE_UP)
+		return lease_ms / SILENCES_PER_LEASE;
+	if (lane->state == LANE_INSTALLING || !ev_is_active(&lane->broken))
+		return FIRST_SILENCE_MS;
+	return attempt_ms > ATTEMPT_MS_MIN ? attempt_ms : ATTEMPT_MS_MIN;
 }
 
 static void
@@ -727,10 +750,13 @@ ping_due(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 	(void)loop;
 	(void)events;
-	if (clock_now_ms() - lane->heard_ms > (int64_t)lane->config->lease_ms) {
-		lane_break(lane, "nothing was heard for the lease");
+	if (clock_now_ms() - lane->heard_ms > silence_max_ms(lane)) {
+		sandbox_reconnect(lane->sandbox);
+		lane_break(lane, "the other side is silent");
 		return;
 	}
+	if (lane->state != LANE_UP)
+		return;
 	(void)job_number_encode(&lane->out, JOB_PING, 0, ++lane->ping_token);
 	lane_flush(lane);
 }

@@ -123,6 +123,9 @@ void modal_router_free(struct modal_router *router);
 int modal_router_access_set(struct modal_router *router, const char *url, const char *ipv4, const char *jwt,
 			    struct err *err);
 
+/* Asks for both anew, for it cannot be reached where it was.  Later calls go to the address that comes. */
+void modal_router_access_renew(struct modal_router *router);
+
 /* One attempt to reach the router.  GRPC_OK: it answers. */
 struct modal_call *modal_router_probe(struct modal_router *router, MODAL_DONE);
 

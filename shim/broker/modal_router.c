@@ -18,6 +18,8 @@
 #define PIECE_VARINT_LEN_MAX 3u
 #define PIECE_HEAD_LEN_MAX (GRPC_PREFIX_LEN + 1 + PIECE_VARINT_LEN_MAX)
 #define PIECE_LEN_MAX ((1u << 21) - 1)
+/* Addresses that a router may have had in its life; then it stays where it is. */
+#define RETIRED_MAX 8u
 
 #define STDIO_VALUE(name_) \
 	MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIO_FILE_DESCRIPTOR__TASK_EXEC_STDIO_FILE_DESCRIPTOR_##name_
@@ -27,6 +29,8 @@ struct modal_router {
 	char sandbox_id[MODAL_ID_LEN_MAX];
 	char task_id[MODAL_ID_LEN_MAX];
 	struct grpc_server *server;
+	struct grpc_server *retired[RETIRED_MAX]; /* former addresses: calls in flight keep a pointer */
+	unsigned retired_count;
 	char url[MODAL_URL_LEN_MAX];
 	char *jwt;
 	unsigned jwt_number; /* counts the tokens, so that one refresh serves all calls that were refused */
@@ -68,6 +72,8 @@ modal_router_free(struct modal_router *router)
 	assert(router->waiters.head == NULL);
 	modal_call_free(router->access_call);
 	grpc_server_free(router->server);
+	while (router->retired_count > 0)
+		grpc_server_free(router->retired[--router->retired_count]);
 	jwt_forget(router);
 	free(router);
 }
@@ -78,20 +84,36 @@ router_server_name(const struct modal_router *router)
 	return router->server == NULL ? "the router" : grpc_server_name(router->server);
 }
 
-/* Calls in flight keep a pointer to the server they were sent to, so it is made once; like
- * Modal's SDKs we stay where we are when a later token comes with another address. */
+/* The address is taken over when it is another one, unlike Modal's SDKs do it: they would go on with one where nobody
+ * answers. */
+static int
+router_move(struct modal_router *router, const char *url, const char *ipv4, struct err *err)
+{
+	struct grpc_server *server;
+	int r;
+
+	if (router->server != NULL && (strcmp(router->url, url) == 0 || router->retired_count == RETIRED_MAX))
+		return 0;
+	if (strlen(url) >= sizeof router->url)
+		return err_set(err, EMSGSIZE, "router of %s: its address is too long", router->sandbox_id);
+	r = grpc_server_new(modal_loop(router->modal), modal_http(router->modal), url, ipv4, &server, err);
+	if (r < 0)
+		return err_wrap(err, "router of %s", router->sandbox_id);
+	if (router->server != NULL)
+		router->retired[router->retired_count++] = router->server;
+	router->server = server;
+	memccpy(router->url, url, '\0', sizeof router->url);
+	return 0;
+}
+
 int
 modal_router_access_set(struct modal_router *router, const char *url, const char *ipv4, const char *jwt,
 			struct err *err)
 {
-	int r;
+	int r = router_move(router, url, ipv4, err);
 
-	if (router->server == NULL) {
-		r = grpc_server_new(modal_loop(router->modal), modal_http(router->modal), url, ipv4,
-				    &router->server, err);
-		if (r < 0)
-			return err_wrap(err, "router of %s", router->sandbox_id);
-	}
+	if (r < 0)
+		return r;
 	jwt_forget(router);
 	router->jwt = strdup(jwt);
 	router->jwt_number++;
@@ -163,6 +185,12 @@ access_ask(struct modal_router *router)
 		router->access_call =
 			modal_access_get(router->modal, router->sandbox_id, router->task_id, on_access, router);
 	return router->access_call == NULL ? -ENOMEM : 0;
+}
+
+void
+modal_router_access_renew(struct modal_router *router)
+{
+	(void)access_ask(router); /* without memory: the next time */
 }
 
 static void

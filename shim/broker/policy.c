@@ -1,5 +1,6 @@
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -214,6 +215,64 @@ has_dot_dot(const char *path)
 		path += strspn(path, "/");
 		len = strcspn(path, "/");
 		if (len == 2 && path[0] == '.' && path[1] == '.')
+			return true;
+	}
+	return false;
+}
+
+/* Whether text has prefix followed by the number and no further digit. */
+static bool
+has_number(const char *text, const char *prefix, const char *digits)
+{
+	size_t prefix_len = strlen(prefix), digits_len = strlen(digits);
+
+	while ((text = strstr(text, prefix)) != NULL) {
+		text += prefix_len;
+		if (strncmp(text, digits, digits_len) == 0 && !isdigit((unsigned char)text[digits_len]))
+			return true;
+	}
+	return false;
+}
+
+static bool
+text_names_descriptor(const char *text, const char *digits)
+{
+	static const char *const prefixes[] = { "/dev/fd/", "/proc/self/fd/", ">&", "<&", NULL };
+	const char *jobserver = strstr(text, "--jobserver-");
+
+	for (size_t i = 0; prefixes[i] != NULL; i++) {
+		if (has_number(text, prefixes[i], digits))
+			return true;
+	}
+	return jobserver != NULL && (has_number(jobserver, "=", digits) || has_number(jobserver, ",", digits));
+}
+
+static bool
+ends_in(const char *name, size_t name_len, const char *suffix)
+{
+	size_t len = strlen(suffix);
+
+	return name_len >= len && strncasecmp(name + name_len - len, suffix, len) == 0;
+}
+
+bool
+policy_names_descriptor(char *const *argv, char *const *env, unsigned number)
+{
+	char digits[16];
+	const char *value;
+
+	snprintf(digits, sizeof digits, "%u", number);
+	for (; *argv != NULL; argv++) {
+		if (text_names_descriptor(*argv, digits))
+			return true;
+	}
+	for (; *env != NULL; env++) {
+		value = strchr(*env, '=');
+		if (value == NULL)
+			continue;
+		if (text_names_descriptor(value, digits) ||
+		    (strcmp(value + 1, digits) == 0 && (ends_in(*env, (size_t)(value - *env), "FD") ||
+							ends_in(*env, (size_t)(value - *env), "SOCKET"))))
 			return true;
 	}
 	return false;

@@ -23,6 +23,11 @@ bool policy_env_crosses(const struct config *config, const char *name, size_t le
  * the caller frees the array alone. NULL without memory. */
 char **policy_env_filter(const struct config *config, char *const *env);
 
+/* Whether argv or env (NULL-terminated) speaks of descriptor `number`: /dev/fd/N, /proc/self/fd/N, a redirection from or to &N, a
+ * jobserver's N,M, or a variable whose whole value is N and whose name ends in FD or SOCKET.  One that cannot cross is then
+ * missed by the command. */
+bool policy_names_descriptor(char *const *argv, char *const *env, unsigned number);
+
 /* The directory in the sandbox for the caller's cwd: the same path inside terminal.cwd's tree;
  * elsewhere terminal.cwd, or -ENOENT with *err set under strict_cwd. "Inside" is by path
  * component ("/a/bc" is not inside "/a/b") and ".." components are refused with -EINVAL. *ret

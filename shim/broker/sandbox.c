@@ -641,6 +641,8 @@ on_checked(void *arg, const struct modal_reply *reply)
 		start_ended(sandbox, reason);
 		return;
 	}
+	if (!over && sandbox->state == SANDBOX_READY)
+		modal_router_access_renew(sandbox->router);
 	exec_list_checked(&sandbox->execs);
 }
 
@@ -652,6 +654,14 @@ sandbox_suspect(struct sandbox *sandbox)
 	sandbox->calls[STEP_CHECK] = modal_sandbox_poll(sandbox->modal, sandbox->id, on_checked, sandbox);
 	if (sandbox->calls[STEP_CHECK] == NULL)
 		exec_list_checked(&sandbox->execs);
+}
+
+void
+sandbox_reconnect(struct sandbox *sandbox)
+{
+	http_reconnect(sandbox->http);
+	if (sandbox->state == SANDBOX_READY)
+		sandbox_suspect(sandbox);
 }
 
 static void

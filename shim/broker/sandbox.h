@@ -42,6 +42,9 @@ void sandbox_stop(struct sandbox *sandbox, void (*done)(void *arg), void *arg);
 /* Drops connections and memory without terminating the sandbox at Modal. */
 void sandbox_free(struct sandbox *sandbox);
 
+/* The router is silent: whatever connection there is may be dead, and the router may have another address by now. */
+void sandbox_reconnect(struct sandbox *sandbox);
+
 /* For status; strings are "" when there is nothing to say. */
 struct sandbox_info {
 	enum sandbox_state state;
