@@ -328,9 +328,9 @@ class World:
         return json.loads(done.stdout)
 
     def guest_processes(self):
-        """The daemon's and the lane's pids: the daemon leads a session, attach does not outlive its lane."""
+        """The daemon's and the lane's pids: attach has the lane as its stdin."""
         guests = [fact for fact in descendants(self.loopback.pid) if fact[2].startswith("modalsh-guest")]
-        daemons = [pid for pid, *_ in guests if os.getsid(pid) == pid]
+        daemons = [pid for pid, *_ in guests if os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"]
         return daemons, [pid for pid, *_ in guests if pid not in daemons]
 
     def sandbox_inits(self):
