@@ -17,6 +17,7 @@
 
 enum {
 	READ_LEN = 64 * 1024,	 /* one IN frame */
+	EXIT_STALL_MS = 200, /* PROTOCOL.md, EXIT */
 	TIMEOUT_GRACE_S = 2,	 /* between TERM and KILL when the command timeout ends it */
 	PIPE_LEN_DEFAULT = 64 * 1024,
 };
@@ -70,6 +71,8 @@ struct job {
 
 	uint32_t left_behind; /* bit i: the descriptor of stream i cannot cross */
 	struct ev_timer deadline;
+	struct ev_timer stall;
+	uint64_t stall_written; /* output written when it was last looked at */
 	size_t channel_count;
 	struct channel channels[]; /* one for each stream of START */
 };
@@ -112,6 +115,7 @@ job_free(struct job *job)
 {
 	job_give_terminal(job);
 	ev_timer_stop(job->context->loop, &job->deadline);
+	ev_timer_stop(job->context->loop, &job->stall);
 	for (size_t i = 0; i < job->channel_count; i++) {
 		channel_close_source(&job->channels[i]);
 		channel_close_sink(&job->channels[i]);
@@ -584,6 +588,35 @@ job_take_terminal(struct job *job)
 	}
 }
 
+static uint64_t
+output_written_in_all(const struct job *job)
+{
+	uint64_t written = 0;
+
+	for (size_t i = 0; i < job->channel_count; i++)
+		written += job->channels[i].written;
+	return written;
+}
+
+/* What is still held of streams that others write to as well is no longer waited for when nobody takes it. */
+static void
+stall_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct job *job = timer->data;
+	uint64_t written = output_written_in_all(job);
+	bool stalled = written == job->stall_written;
+
+	(void)loop;
+	(void)events;
+	job_enter(job);
+	job->stall_written = written;
+	for (size_t i = 0; stalled && i < job->channel_count; i++) {
+		if (!job->channels[i].eof)
+			job->channels[i].exit_mark = 0;
+	}
+	job_leave(job);
+}
+
 static bool
 job_has_terminal(const struct job *job)
 {
@@ -628,7 +661,8 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 	job->busy = 1; /* nothing may free it before it is whole */
 	buf_init(&job->start, FRAME_LEN_MAX);
 	ev_timer_init(&job->deadline, deadline_passed, (double)context->config->command_timeout_s, 0.);
-	job->deadline.data = job;
+	ev_timer_init(&job->stall, stall_passed, EXIT_STALL_MS / 1000., EXIT_STALL_MS / 1000.);
+	job->deadline.data = job->stall.data = job;
 	r = job_open_channels(job, &start, fds, fd_count, err);
 	if (r == 0)
 		job_prepare_terminal(job, &start, settings);
@@ -699,6 +733,7 @@ job_take_events(struct job *job)
 	job_give_terminal(job); /* before the caller can look at it again */
 	job->events = NULL;
 	ev_timer_stop(job->context->loop, &job->deadline);
+	ev_timer_stop(job->context->loop, &job->stall);
 	return events;
 }
 
@@ -874,6 +909,7 @@ take_exit(struct job *job, struct view body)
 	job->exit = end;
 	for (size_t i = 0; i < job->channel_count; i++)
 		job->channels[i].exit_mark = job->channels[i].received;
+	ev_timer_start(job->context->loop, &job->stall);
 	return 0;
 }
 
@@ -1042,7 +1078,8 @@ job_lane_up(struct job *job, const struct job_hello_entry *entry, bool same_boot
 	if (entry != NULL) {
 		job_repeat(job, entry);
 	} else if (job->sent && job->exited) {
-		job->done = true; /* the daemon has forgotten it because it knew that we had seen the end */
+		/* forgotten, because the daemon knew that we had seen the end, or with the daemon: no more output comes */
+		job_lose(job, "the sandbox lost the command");
 	} else if (job->sent && (!same_boot || job->answered)) {
 		job_lose(job, "the sandbox lost the command");
 	} else {

@@ -218,12 +218,53 @@ guest_end(struct guest *guest)
 			;
 }
 
+/* Above the daemon, so that no command outlives one that was killed: what it leaves behind becomes ours. */
+static void
+warden_run(pid_t daemon)
+{
+	const struct timespec step = { .tv_nsec = END_STEP_MS * 1000 * 1000 };
+	pid_t pid;
+
+	do
+		pid = waitpid(-1, NULL, 0);
+	while (pid != daemon && (pid > 0 || errno == EINTR));
+	while ((pid = waitpid(-1, NULL, WNOHANG)) >= 0) {
+		if (pid > 0)
+			continue;
+		proc_signal_descendants(SIGKILL);
+		nanosleep(&step, NULL);
+	}
+}
+
+/* Returns 0 in the daemon itself, which ends when its warden is killed; 1 in the warden when all is over; -errno. */
+static int
+warden_start(int *listener)
+{
+	pid_t warden = getpid(), pid;
+
+	prctl(PR_SET_CHILD_SUBREAPER, 1L, 0L, 0L, 0L);
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, (long)SIGTERM, 0L, 0L, 0L);
+		return getppid() == warden ? 0 : -ESRCH;
+	}
+	fd_close(listener);
+	warden_run(pid);
+	return 1;
+}
+
 int
 daemon_run(int listener, char *const *env)
 {
-	struct guest *guest = calloc(1, sizeof *guest);
-	int r = -ENOMEM;
+	struct guest *guest = NULL;
+	int r = warden_start(&listener);
 
+	if (r != 0)
+		goto out;
+	guest = calloc(1, sizeof *guest);
+	r = -ENOMEM;
 	if (guest == NULL)
 		goto out;
 	r = guest_init(guest, listener, env);
@@ -242,5 +283,5 @@ daemon_run(int listener, char *const *env)
 out:
 	free(guest);
 	fd_cleanup(&listener);
-	return r;
+	return r < 0 ? r : 0;
 }

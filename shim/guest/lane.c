@@ -121,6 +121,7 @@ handle_hello(struct lane *lane, const struct job_frame *frame)
 	if (hello.lease_ms == 0)
 		return -EBADMSG;
 	lane_meet_broker(lane, &hello);
+	lane->broker->heard_ms = clock_now_ms();
 	r = lane_resume(lane, hello);
 	if (r == 0)
 		r = lane_reply(lane, true);
@@ -343,7 +344,6 @@ lane_process(struct lane *lane)
 			lane_drop(lane);
 			return;
 		}
-		lane->broker->heard_ms = clock_now_ms();
 		buf_consume(&lane->input, frame.len);
 	}
 	if (!lane->dropped)
@@ -375,6 +375,9 @@ lane_readable(struct watch *watch, uint32_t events)
 		return;
 	}
 	buf_added(&lane->input, (size_t)got);
+	/* a large frame on a slow line may take longer than the lease */
+	if (lane->greeted)
+		lane->broker->heard_ms = clock_now_ms();
 	lane_process(lane);
 }
 

@@ -22,7 +22,7 @@ struct broker {
 	uint8_t id[JOB_ID_LEN];
 	uint8_t boot_id[JOB_ID_LEN]; /* ours */
 	uint32_t lease_ms;
-	int64_t heard_ms; /* when its last frame came */
+	int64_t heard_ms; /* when anything last came from it */
 };
 
 struct lane {

@@ -734,7 +734,7 @@ def stalled_readers(run):
         stalled = [subprocess.Popen([world.shim("sh"), "-c", "exec cat /dev/zero"], env=world.client_env, cwd=world.share,
                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) for _ in range(STALLED_JOBS)]
         try:
-            wait_for(lambda: world.status()["lane"]["job_count"] >= STALLED_JOBS, "the stalled jobs")
+            wait_for(lambda: world.status()["jobs"]["running"] >= STALLED_JOBS, "the stalled jobs")
             time.sleep(3)
             stalled_ms = latency_ms()
         finally:
