@@ -34,8 +34,8 @@ BUILD_PACKAGES=(
 	libcurl4-openssl-dev protobuf-c-compiler libprotobuf-c-dev libcjson-dev libyaml-dev libev-dev libseccomp-dev
 	libnghttp2-dev libssl-dev check bubblewrap=bwrap python3
 )
-TEST_PACKAGES=(binutils perl=perl procps strace=strace)
-CI_PACKAGES=(clang=clang shellcheck=shellcheck valgrind=valgrind libc6-dbg xz-utils=xz git=git python3-venv nodejs=node npm=npm)
+TEST_PACKAGES=(binutils git=git perl=perl procps python3-pexpect strace=strace tmux=tmux)
+CI_PACKAGES=(clang=clang shellcheck=shellcheck valgrind=valgrind libc6-dbg xz-utils=xz python3-venv nodejs=node npm=npm)
 
 package_is_there() {
 	local name=${1%%=*} program=${1#*=}

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs what is needed, builds, and runs the tests: unit tests, drivers, structure, refusals, secrets (`make check`),
-# and the conformance cases.
+# the conformance cases, and programs that start shells.
 #
 # usage: test.sh [--help]
 # The build folder is $MODALSH_BUILD_DIR, else build/ in the source tree.
@@ -24,5 +24,6 @@ step "build" build
 if $step_ok; then
 	step "make check" check_run
 	step "conformance" as_root "$top/tests/conform/run.sh"
+	step "programs" as_root "$top/tests/conform/run.sh" --programs
 fi
 steps_end

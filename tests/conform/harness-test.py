@@ -4,6 +4,7 @@ but for one fault must be caught by the named cases, and the real shells themsel
 
 import concurrent.futures
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -148,6 +149,30 @@ FAULTS = (
 )
 
 
+# The same where the stand-ins are in the place of the real shells.
+PROGRAM_FAULTS = (
+    ("program-code",
+     "finish(start().wait() and 1)",
+     "python-os-system/dash", "exit 255 65280 255"),
+    ("program-descriptors",
+     "finish(start(close_fds=True).wait())",
+     "python-subprocess-pass-fds/dash", "Bad file descriptor"),
+    ("program-bash-as-sh",
+     "real = REALS + '/dash'; finish(start(close_fds=False).wait())",
+     "scripts-first-lines/dash", "bash stdout: local b'v bash x"),
+    ("program-folder",
+     "os.chdir('/'); finish(start(close_fds=False).wait())",
+     "git-hooks/dash", "cannot open .git/hooks/pre-commit"),
+    ("program-output-lost",
+     "p = start(stdout=-1); out = p.communicate()[0]; os.write(1, out[:-1]); finish(p.returncode)",
+     "perl-every-way/dash", "stdout: local"),
+    ("program-group",
+     "p = start(close_fds=False, start_new_session=True); finish(p.wait())",
+     "make-interrupted/dash", "[no EOF]"),
+    ("nothing", "finish(start(close_fds=False).wait())", "perl-*", None),
+)
+
+
 def make_set_up(top, name, shell_text=None):
     """A folder with sh, bash and exec, and the file that names it; without text they are the real ones."""
     folder = os.path.join(top, name)
@@ -199,6 +224,29 @@ def check_faults(checks, top):
         checks.that(f"{name}: {case} says {says}",
                     status == 1 and f"different  {case}: " in shown and says.replace("'", "") in
                     shown.replace("'", "") and "same 0, different 1, skipped 0" in shown, shown)
+
+
+def check_program_faults(checks, top):
+    """Programs whose shells have a fault differ, and only then. The stand-ins use copies: the real shells are
+    hidden."""
+    if subprocess.run([sys.executable, "-B", "-c", "import mounts; mounts.replace_shells('/bin')"], cwd=HERE, check=False,
+                      stderr=subprocess.DEVNULL).returncode != 0:
+        print("skipped: programs with a fault: no mount namespace may be made here")
+        return
+    for shell in ("dash", "bash"):
+        shutil.copy(f"/bin/{shell}", top)
+    text = STAND_IN.replace('"/bin/', 'REALS + "/').replace("real = ", f"REALS = {top!r}\nreal = ")
+
+    def run_fault(fault):
+        name, action, case, _ = fault
+        return run("--programs", "--env", make_set_up(top, name, text % action), "--share", top, "--only", case)
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = list(pool.map(run_fault, PROGRAM_FAULTS))
+    for (name, _, case, says), (status, shown) in zip(PROGRAM_FAULTS, outcomes):
+        good = status == 0 and ", different 0, skipped 0" in shown
+        if says is not None:
+            good = status == 1 and f"different  {case}: " in shown and says in shown.replace("'exit", "exit")
+        checks.that(f"{name}: {case} says {says}", good, shown)
 
 
 def check_same(checks, real):
@@ -273,6 +321,7 @@ def main():
         check_gap(checks, top)
         check_faults(checks, top)
         check_same(checks, real)
+        check_program_faults(checks, top)
     print(f"{checks.passed} passed, {checks.failed} failed")
     return 1 if checks.failed else 0
 

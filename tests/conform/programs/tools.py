@@ -129,8 +129,6 @@ def timeout_kill(t):
     for label, args, script in (
             ("term", (".5",), "echo up; sleep 30; :"),
             ("kill after", ("-k", ".4", ".4"), "trap '' TERM; echo up; sleep 30; sleep 30"),
-            ("trapped", ("-k", "9", ".5"), "trap 'echo caught; exit 7' TERM; echo up; while :; do sleep .05; done"),
-            ("preserve", ("--preserve-status", ".5"), "trap 'exit 7' TERM; while :; do sleep .05; done"),
             ("int", ("-s", "INT", ".5"), "echo up; sleep 30; :"),
             ("kill", ("-s", "KILL", ".5"), "echo up; sleep 30; :"),
             ("foreground", ("--foreground", ".5"), "echo up; exec sleep 30"),
@@ -139,6 +137,14 @@ def timeout_kill(t):
         run(t, "timeout", *args, "sh", "-c", hold + script, label=label, data=b"in\n")
         t.within(f"{label} time", time.monotonic() - begun, 0, 6)
         t.see_none_left(f"{label} nothing left", limit_s=6)
+
+
+@case("timeout", "trapped")
+def timeout_trapped(t):
+    """timeout's TERM is for the whole group: the trap runs, and the shell says that its child was terminated."""
+    run(t, "timeout", "-k", "9", ".5", "sh", "-c", "trap 'echo caught; exit 7' TERM; echo up; sleep 30; :", status=124,
+        out=b"up\ncaught\n", err=b"Terminated\n")
+    run(t, "timeout", "--preserve-status", ".5", "sh", "-c", "trap 'exit 7' TERM; sleep 30; :", label="preserve", status=7)
 
 
 @case("awk", "system-and-pipes")
