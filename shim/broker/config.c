@@ -70,7 +70,8 @@ value_from_text(const struct config_key *key, const char *text)
 {
 	if (key->kind == KIND_BOOL && (strcmp(text, "0") == 0 || strcmp(text, "1") == 0))
 		return cJSON_CreateBool(*text == '1');
-	if (key->kind == KIND_BOOL || key->kind == KIND_CORES || key->kind == KIND_WHOLE)
+	if (key->kind == KIND_BOOL || key->kind == KIND_CORES || key->kind == KIND_WHOLE ||
+	    key->kind == KIND_BYTES)
 		return config_tree_scalar(text);
 	return cJSON_CreateString(text);
 }

@@ -47,6 +47,7 @@ struct config {
 	uint32_t lifetime_s;	     /* of the sandbox, at most 24 h */
 	uint32_t idle_timeout_s;     /* of the sandbox; also closes the idle lane */
 	uint32_t lease_ms;
+	uint64_t lane_recycle_bytes; /* both ways together; then another exec carries the lane */
 	bool strict_cwd;	     /* a cwd outside terminal.cwd is refused instead of replaced */
 	bool start_early;	     /* create the sandbox and the lane at start */
 	enum config_env_base env_base;

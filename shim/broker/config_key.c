@@ -104,6 +104,8 @@ static const struct config_key keys[] = {
 	  .min = SECOND_MS, .max = 24 * HOUR_MS },
 	{ MODALSH = "lease", .kind = KIND_MILLISECONDS, FIELD(lease_ms), .fallback = "60s",
 	  .min = 3 * SECOND_MS, .max = HOUR_MS },
+	{ MODALSH = "lane_recycle", .kind = KIND_BYTES, FIELD(lane_recycle_bytes),
+	  .fallback = "8589934592", .min = 1 << 20, .max = 1e15 },
 	{ MODALSH = "command_timeout", .kind = KIND_SECONDS, FIELD(command_timeout_s),
 	  .fallback = "0", .min = 0, .max = 24 * HOUR_MS },
 	{ MODALSH = "strict_cwd", .kind = KIND_BOOL, FIELD(strict_cwd), .fallback = "false" },

@@ -17,6 +17,7 @@ enum config_kind {
 	KIND_OFF,	   /* false, not kept */
 	KIND_CORES,	   /* number -> uint32_t of thousandths */
 	KIND_WHOLE,	   /* number -> uint32_t */
+	KIND_BYTES,	   /* number -> uint64_t */
 	KIND_SECONDS,	   /* text with a unit -> uint32_t of seconds */
 	KIND_MILLISECONDS, /* text with a unit -> uint32_t of milliseconds */
 	KIND_LIST,	   /* list of text -> struct config_list */

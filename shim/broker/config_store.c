@@ -123,7 +123,7 @@ take_number(const struct config_key *key, const cJSON *value, double *ret, struc
 			       "%g is not greater than 0: write what the sandbox shall have",
 			       number);
 	if (number < key->min || number > key->max)
-		return err_set(err, EINVAL, "%g is out of range: write %g to %.0f", number,
+		return err_set(err, EINVAL, "%g is out of range: write %.15g to %.0f", number,
 			       key->min, key->max);
 	*ret = number;
 	return 0;
@@ -153,6 +153,17 @@ store_whole(const struct config_key *key, const cJSON *value, uint32_t *field, s
 			       (uint32_t)number + 1);
 	*field = (uint32_t)number;
 	return 0;
+}
+
+static int
+store_bytes(const struct config_key *key, const cJSON *value, uint64_t *field, struct err *err)
+{
+	double number;
+	int r = take_number(key, value, &number, err);
+
+	if (r == 0)
+		*field = (uint64_t)number;
+	return r;
 }
 
 static int
@@ -328,6 +339,8 @@ config_key_store(const struct config_key *key, const cJSON *value, struct config
 		return store_cores(key, value, field, err);
 	case KIND_WHOLE:
 		return store_whole(key, value, field, err);
+	case KIND_BYTES:
+		return store_bytes(key, value, field, err);
 	case KIND_SECONDS:
 	case KIND_MILLISECONDS:
 		return store_duration(key, value, field, err);

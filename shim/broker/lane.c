@@ -68,6 +68,7 @@ struct lane {
 	uint32_t install_count; /* since the lane was last up */
 
 	struct remote_exec *exec;
+	uint64_t moved_bytes; /* by it, both ways */
 	struct buf in;
 	struct buf out;
 	bool starved; /* a job was told that there is no room */
@@ -103,6 +104,7 @@ struct lane {
 
 static void lane_open(struct lane *lane);
 static void lane_break(struct lane *lane, const char *reason);
+static void lane_recycle(struct lane *lane);
 
 /* ---- jobs ----------------------------------------------------------------------------------------------------- */
 
@@ -247,6 +249,7 @@ take_queue(struct lane *lane, uint8_t *bytes, size_t len)
 		len = buf_len(&lane->out);
 	memcpy(bytes, buf_head(&lane->out), len);
 	buf_consume(&lane->out, len);
+	lane->moved_bytes += len;
 	return len;
 }
 
@@ -473,8 +476,11 @@ lane_data(void *arg, const uint8_t *bytes, size_t len)
 		if (n >= 0 && lane->exec != NULL && buf_put(&lane->in, bytes + n, len - (size_t)n) < 0)
 			n = -ENOMEM;
 	}
+	lane->moved_bytes += len;
 	if (n < 0)
 		lane_break(lane, "the guest broke the protocol");
+	else if (lane->state == LANE_UP && lane->moved_bytes >= lane->config->lane_recycle_bytes)
+		lane_recycle(lane);
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------------- */
@@ -487,6 +493,7 @@ drop_exec(struct lane *lane)
 	buf_consume(&lane->in, buf_len(&lane->in));
 	buf_consume(&lane->out, buf_len(&lane->out));
 	lane->piece_left = 0;
+	lane->moved_bytes = 0;
 	lane->starved = false;
 	ev_timer_stop(lane->loop, &lane->ping);
 	ev_timer_stop(lane->loop, &lane->idle);
@@ -675,6 +682,29 @@ lane_on_first(struct lane *lane, void (*first)(void *arg, const struct err *err)
 
 /* ---- breaking ------------------------------------------------------------------------------------------------- */
 
+/* Nothing is open: another attempt follows, and has the lease to succeed. */
+static void
+lane_pause(struct lane *lane, double pause_s)
+{
+	lane->state = LANE_PAUSED;
+	if (!ev_is_active(&lane->broken)) {
+		ev_timer_set(&lane->broken, (double)lane->config->lease_ms / 1000., 0.);
+		ev_timer_start(lane->loop, &lane->broken);
+	}
+	ev_timer_set(&lane->pause, pause_s, 0.);
+	ev_timer_start(lane->loop, &lane->pause);
+}
+
+/* The router keeps what an exec has written, for readers that come back: no exec is used for ever.  To the jobs it is
+ * one of the breaks that they survive. */
+static void
+lane_recycle(struct lane *lane)
+{
+	log_debug("lane: %" PRIu64 " bytes went through it; opening another", lane->moved_bytes);
+	drop_exec(lane);
+	lane_pause(lane, 0.);
+}
+
 static void
 lane_break(struct lane *lane, const char *reason)
 {
@@ -692,13 +722,7 @@ lane_break(struct lane *lane, const char *reason)
 		return;
 	}
 	log_info("lane: %s; opening another", reason);
-	lane->state = LANE_PAUSED;
-	if (!ev_is_active(&lane->broken)) {
-		ev_timer_set(&lane->broken, (double)lane->config->lease_ms / 1000., 0.);
-		ev_timer_start(lane->loop, &lane->broken);
-	}
-	ev_timer_set(&lane->pause, lane->pause_s, 0.);
-	ev_timer_start(lane->loop, &lane->pause);
+	lane_pause(lane, lane->pause_s);
 	lane->pause_s = lane->pause_s * 2 < PAUSE_MAX_S ? lane->pause_s * 2 : PAUSE_MAX_S;
 }
 

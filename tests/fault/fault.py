@@ -333,9 +333,9 @@ class World:
         daemons = [pid for pid, *_ in guests if os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"]
         return daemons, [pid for pid, *_ in guests if pid not in daemons]
 
-    def sandbox_inits(self):
-        return [pid for pid, _, program, argv in descendants(self.loopback.pid)
-                if program == "modalsh-loopback" and "--sandbox-init" in argv]
+    def sandbox_processes(self):
+        """What holds a sandbox together: either of them ends it."""
+        return [pid for pid, _, program, _ in descendants(self.loopback.pid) if program in ("bwrap", "modalsh-init")]
 
     def stop(self):
         for command in self.commands:
@@ -475,6 +475,20 @@ network_check("unary_stdin_cut", cut_often("rst"), 16, 4, loopback=("--unary-std
 
 
 @check
+def lane_recycled(run):
+    """The lane's exec is replaced by another when so many bytes have gone through it."""
+    limit = 2 * MIB
+    with World(run, "recycle", config={"lane_recycle": limit}) as world:
+        stream = payload(run, 200, 32)
+        company = Company(world, stream)
+        company.expect()
+        opened = world.status()["lane"]["opened_count"]
+        # what is sent again counts too, so there may be more
+        require(opened >= 2 * stream.length / limit / 2, f"{opened} lanes for {2 * stream.length} bytes")
+        return f"{opened} lanes for {2 * stream.length // MIB} MiB"
+
+
+@check
 def fragments_of_one_byte(run):
     stream = payload(run, 1, 1)
     with World(run, "fragments") as world:
@@ -495,15 +509,17 @@ def router_moves(run):
         stop(world.broker)
         world.config["server_url"] = f"https://127.0.0.1:{direct.port}"
         world.start_broker()
-        stream = payload(run, 64, 16)
-        copy = world.command("cat; exit 7", stream)
-        time.sleep(0.2)
-        other = world.new_proxy(world.loopback_port)
-        world.fault(f"advertise {other.port}")
-        time.sleep(0.1)
-        world.proxy.tell("refuse on")
-        world.proxy.tell("rst")
-        copy.expect(7, stream)
+        for way in ("refuse on", "hole on"):
+            company = Company(world, payload(run, 64, 16), 4)
+            time.sleep(0.5)
+            other = world.new_proxy(world.loopback_port)
+            world.fault(f"advertise {other.port}")
+            time.sleep(0.1)
+            world.proxy.tell(way)
+            world.proxy.tell("rst")
+            company.expect()
+            require(other.state()[0] > 0, f"{way}: nothing went to the new address")
+            world.proxy = other
 
 
 @check
@@ -614,7 +630,7 @@ class Kills:
         if self.target == "loopback":
             return [world.loopback.pid]
         if self.target == "sandbox":
-            return world.sandbox_inits()
+            return [self.run.random.choice(wait_for(world.sandbox_processes, "a sandbox"))]
         daemons, lanes = world.guest_processes()
         if self.target == "lane":
             return lanes
@@ -638,6 +654,8 @@ class Kills:
         random_ = self.run.random
         world, stream = self.world, Stream(random_.getrandbits(32), 4 * MIB)
         sleepers = [world.command(f"trap '' TERM; sleep {self.mark}; exit 5")]
+        # it runs in what is killed, or it would rightly go on in what comes next
+        wait_for(lambda: remote_processes(self.mark), "the sleeper")
         copy = world.command("cat; exit 7", stream)
         few = []
         for number in range(6):

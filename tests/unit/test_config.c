@@ -109,6 +109,7 @@ START_TEST(test_defaults)
 	ck_assert_uint_eq(config.lifetime_s, 12 * 3600);
 	ck_assert_uint_eq(config.idle_timeout_s, 600);
 	ck_assert_uint_eq(config.lease_ms, 60000);
+	ck_assert_uint_eq(config.lane_recycle_bytes, UINT64_C(8) << 30);
 	ck_assert(!config.strict_cwd && config.start_early && !config.pipelined_start);
 	ck_assert_int_eq(config.env_base, CONFIG_ENV_IMAGE);
 	ck_assert_str_eq(config.shell, "sh");
@@ -124,7 +125,7 @@ END_TEST
 START_TEST(test_every_setting_of_ours)
 {
 	parse_good(OURS "  app: agents\n  environment: staging\n  session: build-1\n  api: v1\n"
-			"  network: open\n  lifetime: 24h\n  idle_timeout: 90s\n  lease: 3500ms\n"
+			"  network: open\n  lifetime: 24h\n  idle_timeout: 90s\n  lease: 3500ms\n  lane_recycle: 5000000000\n"
 			"  command_timeout: 2m\n  strict_cwd: true\n  start_early: no\n"
 			"  pipelined_start: on\n  env_base: empty\n  shell: /bin/bash\n"
 			"  socket: /tmp/s\n  allow_users: [1000, hermes]\n  guest: /g\n"
@@ -138,6 +139,7 @@ START_TEST(test_every_setting_of_ours)
 	ck_assert_uint_eq(config.lifetime_s, 24 * 3600);
 	ck_assert_uint_eq(config.idle_timeout_s, 90);
 	ck_assert_uint_eq(config.lease_ms, 3500);
+	ck_assert_uint_eq(config.lane_recycle_bytes, UINT64_C(5000000000));
 	ck_assert_uint_eq(config.command_timeout_s, 120);
 	ck_assert(config.strict_cwd && !config.start_early && config.pipelined_start);
 	ck_assert_int_eq(config.env_base, CONFIG_ENV_EMPTY);
@@ -456,6 +458,8 @@ static const struct {
 	{ OURS "  idle_timeout: soon\n",
 	  "FILE: modalsh.idle_timeout: \"soon\" is no duration: write" },
 	{ OURS "  lease: 2s\n", "FILE: modalsh.lease: is out of range: write 3s to 1h" },
+	{ OURS "  lane_recycle: 1000\n",
+	  "FILE: modalsh.lane_recycle: 1000 is out of range: write 1048576 to 1000000000000000" },
 	{ OURS "  command_timeout: 2d\n",
 	  "FILE: modalsh.command_timeout: \"2d\" is no duration: write" },
 	{ OURS "  strict_cwd: 1\n", "FILE: modalsh.strict_cwd: is a number: write true or false" },
