@@ -107,6 +107,23 @@ asyncio.run(main())
 """, status=0)
 
 
+@case("python", "order-of-streams")
+def order_of_streams(t):
+    """Who has read stdout to its end finds what was written to stderr before; and the other way round."""
+    python(t, """
+import select, subprocess
+for first, second in ((1, 2), (2, 1)):
+    late = 0
+    for i in range(100):
+        p = subprocess.Popen(f"echo x >&{second}", shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        streams = {1: p.stdout, 2: p.stderr}
+        streams[first].read()
+        late += not select.select([streams[second]], [], [], 0)[0]
+        p.communicate()
+    print(first, late)
+""", status=0, out=b"1 0\n2 0\n")
+
+
 @case("python", "threads")
 def threads(t):
     """Shells from many threads and a process pool."""
