@@ -20,6 +20,7 @@ enum { WAIT_URGENT_US = 0, WAIT_GATHER_US = 200, WAIT_STARTED_US = 5000, GATHER_
 
 enum {
 	KILL_WAIT_US = 2 * 1000 * 1000,
+	EXIT_STALL_US = 200 * 1000, /* PROTOCOL.md, EXIT */
 	GROUP_WAIT_US = 100 * 1000, /* PROTOCOL.md, SIGNAL, scope 4 */
 	TERMINAL_WAIT_US = 20 * 1000,
 	US_PER_S = 1000 * 1000,
@@ -169,6 +170,7 @@ job_close_streams(struct job *job)
 			output_drop(&job->outputs[i]);
 	for (size_t i = 0; i < job->input_count; i++)
 		input_close(&job->inputs[i]);
+	fd_close(&job->slave);
 }
 
 static void
@@ -188,6 +190,7 @@ job_free_streams(struct job *job)
 		output_free(&job->outputs[i]);
 	for (size_t i = 0; i < job->input_count; i++)
 		input_free(&job->inputs[i]);
+	fd_close(&job->slave);
 	free(job->outputs);
 	free(job->inputs);
 	job->outputs = NULL;
@@ -245,7 +248,8 @@ job_new(struct job_table *table, uint32_t number, size_t output_count, size_t in
 		return NULL;
 	job->table = table;
 	job->number = number;
-	job->kill_at_us = job->group_at_us = job->terminal_at_us = never;
+	job->kill_at_us = job->group_at_us = job->terminal_at_us = job->stall_at_us = never;
+	job->slave = -1;
 	job->outputs = calloc(output_count + 1, sizeof *job->outputs);
 	job->inputs = calloc(input_count + 1, sizeof *job->inputs);
 	if (job->outputs == NULL || job->inputs == NULL) {
@@ -343,9 +347,13 @@ start_terminal(struct job *job, const struct job_start *start, uint32_t number, 
 	r = job_add_input(job, number, writer, true);
 	if (r == 0)
 		r = job_add_output(job, number, fd_steal(&master), true);
-	if (r == 0)
-		*ret_slave = fd_steal(&slave);
-	return r;
+	if (r < 0)
+		return r;
+	job->slave = fcntl(slave, F_DUPFD_CLOEXEC, 3);
+	if (job->slave < 0)
+		return -errno;
+	*ret_slave = fd_steal(&slave);
+	return 0;
 }
 
 static int
@@ -604,6 +612,9 @@ job_exited(struct job *job, int wait_status, const struct rusage *usage)
 	job->exit.user_us = timeval_us(usage->ru_utime);
 	job->exit.system_us = timeval_us(usage->ru_stime);
 	job->exit.max_rss_kib = (uint64_t)usage->ru_maxrss;
+	fd_close(&job->slave);
+	job->stall_at_us = loop_now_us() + EXIT_STALL_US;
+	job_poll_wanted(job, job->stall_at_us);
 	for (size_t i = 0; i < job->input_count; i++)
 		input_settle_exit(&job->inputs[i]);
 	for (size_t i = 0; i < job->output_count; i++) {
@@ -876,7 +887,8 @@ job_exit_due(const struct job *job)
 	if (!job->exited || job->exit_sent)
 		return false;
 	for (size_t i = 0; i < job->output_count; i++)
-		if (!output_passed_mark(&job->outputs[i]))
+		if (!output_passed_mark(&job->outputs[i]) &&
+		    !(job->stalled && output_has_writers(&job->outputs[i])))
 			return false;
 	return true;
 }
@@ -955,9 +967,27 @@ job_table_emit(struct job_table *table, struct batch *batch)
 	return 0;
 }
 
+/* A reader that waits for the command's end before it reads, while a process left behind has filled the pipe, would wait for
+ * ever: locally it sees the end at once. */
+static void
+job_check_stall(struct job *job, int64_t now_us)
+{
+	uint64_t sent = 0;
+
+	for (size_t i = 0; i < job->output_count; i++)
+		sent += job->outputs[i].sent;
+	job->stalled = sent == job->stall_sent;
+	job->stall_sent = sent;
+	job->stall_at_us = job->stalled || job->exit_sent ? never : now_us + EXIT_STALL_US;
+	if (job->stalled)
+		job_ready(job, WAIT_URGENT_US);
+}
+
 static void
 job_tick(struct job *job, int64_t now_us)
 {
+	if (job->stall_at_us <= now_us)
+		job_check_stall(job, now_us);
 	if (job->kill_at_us <= now_us)
 		job_kill_now(job);
 	if (job->group_at_us <= now_us)
@@ -975,6 +1005,7 @@ job_tick(struct job *job, int64_t now_us)
 	}
 	job_poll_wanted(job, job->kill_at_us);
 	job_poll_wanted(job, job->group_at_us);
+	job_poll_wanted(job, job->stall_at_us);
 	job_poll_wanted(job, job->terminal_at_us);
 }
 

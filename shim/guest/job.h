@@ -40,6 +40,10 @@ struct job {
 	struct job_failure failure;
 	struct job_exit exit;
 	int64_t kill_at_us;	/* when what is left of it is killed; INT64_MAX: not */
+	int slave;		/* of its terminal, held until it has ended: one that nobody holds is hung up */
+	uint64_t stall_sent;	/* output sent when it was last looked at */
+	int64_t stall_at_us;	/* when it is looked at again after the end; INT64_MAX: not */
+	bool stalled;		/* nothing more of it was taken: EXIT goes ahead of what others may have written */
 	uint64_t blocked;	/* signals that the command was started with blocked */
 	int stop_signal;	/* the stop signal for which SIGSTOP stood in, else 0 */
 	int stopped_by;		/* what STOPPED is still to say, else 0 */

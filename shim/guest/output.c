@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
@@ -263,4 +264,12 @@ output_passed_mark(const struct output *output)
 	if (output->ended)
 		return output->sent == output->received;
 	return output->marked && output->sent >= output->mark;
+}
+
+bool
+output_has_writers(const struct output *output)
+{
+	struct pollfd pollfd = { .fd = output->watch.fd, .events = POLLIN };
+
+	return !output->ended && poll(&pollfd, 1, 0) >= 0 && (pollfd.revents & POLLHUP) == 0;
 }

@@ -60,6 +60,9 @@ int output_resume(struct output *output, uint64_t offset, uint32_t window);
  * Returns 1 when there is more to send, 0, -errno. */
 int output_emit(struct output *output, struct batch *batch, size_t *budget);
 
+/* Whether another process than the command itself may have written what is held: somebody has it open still. */
+bool output_has_writers(const struct output *output);
+
 /* Everything written before the mark has been sent. */
 bool output_passed_mark(const struct output *output);
 
