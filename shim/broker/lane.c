@@ -22,6 +22,7 @@ enum {
 	QUEUE_LEN_HIGH = 4 * 1024 * 1024,
 	/* hard bound: bulk, plus a START, plus small frames of JOBS_MAX jobs */
 	QUEUE_LEN_MAX = 16 * 1024 * 1024,
+	ATTACH_FAULTS_MAX = 3,
 	DIRECTORY_LEN_MAX = 256,
 	INSTALLS_MAX = 2, /* the second one is for a sandbox that lost its guest */
 	/* a side that is silent for half of the lease is asked on another connection; what is left is for opening that, so
@@ -65,7 +66,8 @@ struct lane {
 	char guest_name[64];
 	char directory[DIRECTORY_LEN_MAX]; /* where it is in the sandbox; "" = not installed */
 	size_t directory_len;
-	uint32_t install_count; /* since the lane was last up */
+	uint32_t install_faults; /* in a row, by the script itself */
+	uint32_t attach_faults;	 /* in a row */
 
 	struct remote_exec *exec;
 	uint64_t moved_bytes; /* by it, both ways */
@@ -354,7 +356,7 @@ take_hello_reply(struct lane *lane, struct view body)
 	lane->booted = true;
 	lane->state = LANE_UP;
 	lane->opened_count++;
-	lane->install_count = 0;
+	lane->install_faults = lane->attach_faults = 0;
 	lane->pause_s = PAUSE_FIRST_S;
 	ev_timer_stop(lane->loop, &lane->broken);
 	ev_timer_again(lane->loop, &lane->ping);
@@ -509,8 +511,8 @@ attach_ended(void *arg, int exit_code, const struct err *err)
 		snprintf(reason, sizeof reason, "%s", err->text);
 	else
 		snprintf(reason, sizeof reason, "modalsh-guest attach ended with %d", exit_code);
-	/* 126, 127: the guest is not where we put it */
-	if (lane->state == LANE_GREETING)
+	/* the guest may not be where we put it; writing it there again changes nothing for a daemon that runs */
+	if (lane->state == LANE_GREETING && (exit_code > 0 || ++lane->attach_faults % ATTACH_FAULTS_MAX == 0))
 		lane->directory[0] = '\0';
 	lane_break(lane, reason);
 }
@@ -572,6 +574,7 @@ install_ended(void *arg, int exit_code, const struct err *err)
 	snprintf(reason, sizeof reason, "cannot install modalsh-guest in the sandbox (exit code %d): %s", exit_code,
 		 err != NULL ? err->text : remote_exec_stderr(lane->exec));
 	lane->directory[0] = '\0';
+	lane->install_faults += exit_code > 0;
 	lane_break(lane, reason);
 }
 
@@ -586,7 +589,6 @@ lane_install(struct lane *lane)
 	lane->state = LANE_INSTALLING;
 	lane->heard_ms = clock_now_ms();
 	ev_timer_again(lane->loop, &lane->ping);
-	lane->install_count++;
 	lane->directory[0] = '\0';
 	lane->directory_len = 0;
 	lane->guest_sent = 0;
@@ -660,6 +662,11 @@ lane_open(struct lane *lane)
 		lane->state = LANE_SANDBOX;
 		return;
 	}
+	/* installing and greeting take no longer than a lease; after a break the time runs already */
+	if (!ev_is_active(&lane->broken)) {
+		ev_timer_set(&lane->broken, (double)lane->config->lease_ms / 1000., 0.);
+		ev_timer_start(lane->loop, &lane->broken);
+	}
 	if (lane->directory[0] == '\0')
 		lane_install(lane);
 	else
@@ -686,9 +693,11 @@ lane_on_first(struct lane *lane, void (*first)(void *arg, const struct err *err)
 static void
 lane_pause(struct lane *lane, double pause_s)
 {
+	int64_t left_ms = (int64_t)lane->config->lease_ms - (clock_now_ms() - lane->heard_ms);
+
 	lane->state = LANE_PAUSED;
 	if (!ev_is_active(&lane->broken)) {
-		ev_timer_set(&lane->broken, (double)lane->config->lease_ms / 1000., 0.);
+		ev_timer_set(&lane->broken, left_ms > 0 ? (double)left_ms / 1000. : 0., 0.);
 		ev_timer_start(lane->loop, &lane->broken);
 	}
 	ev_timer_set(&lane->pause, pause_s, 0.);
@@ -716,8 +725,8 @@ lane_break(struct lane *lane, const char *reason)
 	if (lane->state == LANE_DOWN)
 		return; /* closed on purpose */
 	snprintf(err.text, sizeof err.text, "the sandbox cannot be reached: %s", reason);
-	if (lane->install_count >= INSTALLS_MAX && lane->directory[0] == '\0') {
-		lane->install_count = 0;
+	if (lane->install_faults >= INSTALLS_MAX) {
+		lane->install_faults = 0;
 		lane_fail(lane, &err);
 		return;
 	}

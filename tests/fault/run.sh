@@ -1,11 +1,12 @@
 #!/bin/bash
 # Breaks what modalsh relies on while commands run: the network, streams, tokens, and every process.
 #
-# usage: run.sh [--quick] [--build-dir DIR] [--seed N] [--only NAME,…] [--list] [--keep]
+# usage: run.sh [--quick] [--build-dir DIR] [--seed N] [--only NAME,…] [--jobs N] [--list] [--keep]
 #   --quick           fewer cuts, fewer kills: under a minute
 #   --build-dir DIR   where the programs were built (default: $MODALSH_BUILD_DIR, else the current folder)
 #   --seed N          of everything that is random (default: a new one, printed)
 #   --only NAMES      only the checks whose names begin so
+#   --jobs N          so many checks at the same time (default 6)
 #   --list            names of the checks
 #   --keep            leave the logs, and say where they are
 # Prints `ok NAME` or `not ok NAME: why`, figures as `# …`, and at the end `N passed, N failed`.
