@@ -640,9 +640,8 @@ take_hello_entry(uint8_t type, struct view *jobs, struct job_hello_entry *entry)
 
 		if (view_u32(jobs, &position->stream) < 0 || view_u64(jobs, &position->offset) < 0)
 			return -EBADMSG;
-		if (type == JOB_HELLO && (view_u32(jobs, &position->window) < 0 ||
-					  position->window > OUT_WINDOW_MAX ||
-					  position->window < OUT_WINDOW_MIN))
+		if (type == JOB_HELLO &&
+		    (view_u32(jobs, &position->window) < 0 || position->window > OUT_WINDOW_MAX))
 			return -EBADMSG;
 	}
 	return 0;

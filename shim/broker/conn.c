@@ -1,9 +1,11 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -24,7 +26,12 @@ enum {
 	OUT_LEN_MAX = REPLY_LEN_MAX + 64 * 1024,
 	/* a local process that connects says at once what it wants */
 	START_WAIT_S = 30,
+	/* the largest descriptor number that a command may be given */
+	DESCRIPTOR_MAX = 65535,
 };
+
+/* Without free descriptors nobody is let in for so long. */
+static const double ACCEPT_PAUSE_S = 0.1;
 
 enum conn_state { CONN_NEW, CONN_GREETED, CONN_RUNNING, CONN_ENDED };
 
@@ -53,7 +60,10 @@ struct listener {
 	int fd;
 	dev_t dev;
 	ino_t ino;
+	int lock_fd; /* beside the socket: one broker for one path */
 	struct ev_io watcher;
+	struct ev_timer pause;
+	bool paused_before;
 	uid_t users[USERS_MAX];
 	size_t user_count;
 	struct conn *conns;
@@ -107,8 +117,14 @@ conn_flush(struct conn *conn)
 		n = send(conn->fd, buf_head(&conn->out), buf_len(&conn->out), MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0)
-			break; /* EAGAIN: later; anything else shows when reading */
+		if (n < 0 && errno == EAGAIN)
+			break;
+		if (n < 0) {
+			/* nobody reads: what is running is told to end when the reading side shows it, or here */
+			buf_free(&conn->out);
+			conn->state = CONN_ENDED;
+			break;
+		}
 		buf_consume(&conn->out, (size_t)n);
 	}
 	if (buf_len(&conn->out) > 0 || conn->state == CONN_ENDED)
@@ -119,10 +135,15 @@ conn_flush(struct conn *conn)
 static void
 conn_end(struct conn *conn)
 {
+	struct ev_loop *loop = conn->listener->context->loop;
+
 	conn->state = CONN_ENDED;
 	conn->job = NULL;
-	ev_timer_stop(conn->listener->context->loop, &conn->start_by);
 	conn_close_fds(conn);
+	/* a client that does not take the answer is not waited for any longer than one that does not ask */
+	ev_timer_stop(loop, &conn->start_by);
+	ev_timer_set(&conn->start_by, START_WAIT_S, 0.);
+	ev_timer_start(loop, &conn->start_by);
 	conn_flush(conn);
 }
 
@@ -211,6 +232,20 @@ take_hello(struct conn *conn, const struct job_frame *frame)
 	return job_greeting_encode(&conn->out, JOB_HELLO_REPLY, MODALSH_VERSION);
 }
 
+/* What a descriptor is, is found out here; the client only says which ones it has. */
+static bool
+streams_are_local(const struct job_start *start)
+{
+	for (uint32_t i = 0; i < start->stream_count; i++) {
+		const struct job_stream *stream = &start->streams[i];
+
+		if ((stream->kind != JOB_STREAM_PASSED && stream->kind != JOB_STREAM_CLOSED) ||
+		    stream->stream > DESCRIPTOR_MAX)
+			return false;
+	}
+	return true;
+}
+
 static int
 take_start(struct conn *conn, const struct job_frame *frame)
 {
@@ -219,7 +254,7 @@ take_start(struct conn *conn, const struct job_frame *frame)
 	struct job_start start;
 	size_t count = conn->fd_count;
 
-	if (job_start_decode(frame->body, &start) < 0)
+	if (job_start_decode(frame->body, &start) < 0 || !streams_are_local(&start))
 		return -EBADMSG;
 	ev_timer_stop(listener->context->loop, &conn->start_by);
 	conn->state = CONN_RUNNING;
@@ -406,7 +441,10 @@ start_late(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 	(void)loop;
 	(void)events;
-	conn_not_run(conn, "the client did not say what to run");
+	if (conn->state == CONN_ENDED)
+		conn_free(conn);
+	else
+		conn_not_run(conn, "the client did not say what to run");
 }
 
 static void
@@ -454,6 +492,29 @@ uid_is_allowed(const struct listener *listener, uid_t uid)
 }
 
 static void
+pause_over(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct listener *listener = timer->data;
+
+	(void)events;
+	if (listener->fd >= 0 && listener->conn_count < CONNS_MAX)
+		ev_io_start(loop, &listener->watcher);
+}
+
+static void
+listener_pause(struct listener *listener, int errno_value)
+{
+	struct ev_loop *loop = listener->context->loop;
+
+	if (!listener->paused_before)
+		log_error("accept: %s; raise the limit of open files", strerror(errno_value));
+	listener->paused_before = true;
+	ev_io_stop(loop, &listener->watcher);
+	ev_timer_set(&listener->pause, ACCEPT_PAUSE_S, 0.);
+	ev_timer_start(loop, &listener->pause);
+}
+
+static void
 listener_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 {
 	struct listener *listener = watcher->data;
@@ -464,7 +525,7 @@ listener_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	(void)events;
 	if (fd < 0) {
 		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-			log_error("accept: %s", strerror(errno));
+			listener_pause(listener, errno);
 		return;
 	}
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || !uid_is_allowed(listener, peer.uid)) {
@@ -541,6 +602,21 @@ make_directory(const char *path, struct err *err)
 	return 0;
 }
 
+/* Two brokers that start at once must not both find the place free. */
+static int
+listener_lock(struct listener *listener, const char *path, struct err *err)
+{
+	char lock_path[sizeof((struct sockaddr_un *)0)->sun_path + sizeof ".lock"];
+
+	snprintf(lock_path, sizeof lock_path, "%s.lock", path);
+	listener->lock_fd = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (listener->lock_fd < 0)
+		return err_errno(err, errno, "%s", lock_path);
+	if (flock(listener->lock_fd, LOCK_EX | LOCK_NB) < 0)
+		return err_set(err, EADDRINUSE, "%s: another modalsh-broker serves it: stop that one first", path);
+	return 0;
+}
+
 static int
 listener_bind(struct listener *listener, struct err *err)
 {
@@ -553,7 +629,8 @@ listener_bind(struct listener *listener, struct err *err)
 
 	snprintf(suffix, sizeof suffix, ".%ld", (long)getpid());
 	if ((r = socket_address(path, suffix, &temporary, err)) < 0 || (r = socket_address(path, "", &final, err)) < 0 ||
-	    (r = make_directory(path, err)) < 0 || (r = refuse_living_broker(&final, err)) < 0)
+	    (r = make_directory(path, err)) < 0 || (r = listener_lock(listener, path, err)) < 0 ||
+	    (r = refuse_living_broker(&final, err)) < 0)
 		return r;
 	listener->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (listener->fd < 0)
@@ -584,15 +661,18 @@ listener_new(struct job_context *context, const struct listener_events *events, 
 
 	if (listener == NULL)
 		return err_set(err, ENOMEM, "no memory for the socket");
-	*listener = (struct listener){ .context = context, .events = events, .arg = arg, .fd = -1 };
+	*listener = (struct listener){ .context = context, .events = events, .arg = arg, .fd = -1, .lock_fd = -1 };
 	r = resolve_users(listener, err);
 	if (r == 0)
 		r = listener_bind(listener, err);
 	if (r < 0) {
 		fd_close(&listener->fd);
+		fd_close(&listener->lock_fd);
 		free(listener);
 		return r;
 	}
+	ev_timer_init(&listener->pause, pause_over, 0., 0.);
+	listener->pause.data = listener;
 	ev_io_init(&listener->watcher, listener_readable, listener->fd, EV_READ);
 	listener->watcher.data = listener;
 	ev_io_start(context->loop, &listener->watcher);
@@ -609,6 +689,7 @@ listener_close(struct listener *listener)
 	if (listener->fd < 0)
 		return;
 	ev_io_stop(listener->context->loop, &listener->watcher);
+	ev_timer_stop(listener->context->loop, &listener->pause);
 	fd_close(&listener->fd);
 	if (lstat(path, &st) == 0 && st.st_dev == listener->dev && st.st_ino == listener->ino)
 		unlink(path);
@@ -632,6 +713,7 @@ listener_free(struct listener *listener)
 	if (listener == NULL)
 		return;
 	listener_close(listener);
+	fd_close(&listener->lock_fd);
 	while (listener->conns != NULL)
 		conn_free(listener->conns);
 	free(listener);

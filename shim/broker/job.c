@@ -20,6 +20,7 @@ enum {
 	EXIT_STALL_MS = 200, /* PROTOCOL.md, EXIT */
 	TIMEOUT_GRACE_S = 2,	 /* between TERM and KILL when the command timeout ends it */
 	PIPE_LEN_DEFAULT = 64 * 1024,
+	CONTROL_LEN_MAX = JOB_HEADER_LEN + 16,
 };
 
 /* One stream of the command. */
@@ -33,6 +34,8 @@ struct channel {
 	uint64_t used;
 	uint32_t in_window;
 	uint64_t grows_at; /* once this offset has been consumed, the window was too small for the command's pace */
+	bool ended; /* the end of the source was read: it is at `end`, and nothing beyond it is read any more */
+	uint64_t end;
 	bool eof_sent;
 
 	struct sink *sink; /* OUT, TTY: until its end or its reader's */
@@ -52,6 +55,7 @@ struct job {
 	void *arg;
 	pid_t caller;
 	uint32_t number;
+	uint64_t ignored;  /* signals that the command was started with ignored */
 	bool plain_output; /* the terminal in the sandbox does no output processing: the one here does */
 	struct terminal *terminal; /* taken; NULL also while the caller is stopped or in the background */
 
@@ -67,6 +71,7 @@ struct job {
 
 	struct job_control controls[CONTROLS_MAX]; /* not confirmed yet, oldest first */
 	uint32_t control_count;
+	uint32_t controls_sent; /* on the present lane */
 	uint32_t control_sequence;
 
 	uint32_t left_behind; /* bit i: the descriptor of stream i cannot cross */
@@ -78,6 +83,8 @@ struct job {
 };
 
 static void job_settle(struct job *job);
+static void job_refuse(struct job *job, enum job_refusal kind, const char *text);
+static const struct job_events *job_take_events(struct job *job);
 
 /* ---- freeing -------------------------------------------------------------------------------------------------- */
 
@@ -164,13 +171,18 @@ send_kill(struct job *job)
 	lane_flush(job->context->lane);
 }
 
+/* Sends the controls that have not been, as far as there is room. */
 static void
-send_control(struct job *job, const struct job_control *control)
+send_controls(struct job *job)
 {
-	if (!lane_is_up(job->context->lane) || !job->sent)
+	struct lane *lane = job->context->lane;
+
+	if (!lane_is_up(lane) || !job->sent)
 		return;
-	(void)job_control_encode(lane_out(job->context->lane), job->number, control);
-	lane_flush(job->context->lane);
+	while (job->controls_sent < job->control_count && lane_has_room(lane, CONTROL_LEN_MAX)) {
+		(void)job_control_encode(lane_out(lane), job->number, &job->controls[job->controls_sent++]);
+		lane_flush(lane);
+	}
 }
 
 static void
@@ -186,8 +198,8 @@ send_start(struct job *job)
 	lane_flush(job->context->lane);
 	if (job->kill_wanted)
 		send_kill(job);
-	for (uint32_t i = 0; i < job->control_count; i++)
-		send_control(job, &job->controls[i]);
+	job->controls_sent = 0;
+	send_controls(job);
 }
 
 /* ---- output --------------------------------------------------------------------------------------------------- */
@@ -223,7 +235,6 @@ output_written(void *arg, uint64_t offset)
 	job_leave(job);
 }
 
-static void job_refuse(struct job *job, enum job_refusal kind, const char *text);
 
 static void
 output_closed(void *arg, int errno_value)
@@ -250,39 +261,61 @@ static const struct sink_events output_events = { output_written, output_closed 
 
 /* ---- input ---------------------------------------------------------------------------------------------------- */
 
-/* Sends one piece of stdin.  Returns false when there is nothing more to send now. */
+static void
+channel_send_end(struct channel *channel)
+{
+	channel->eof_sent = true;
+	send_position(channel->job, JOB_IN_EOF, channel->number, channel->sent, 0);
+}
+
+/* Reads the next piece of stdin into data.  Returns its length, or 0 when there is none now or the end was found. */
+static size_t
+channel_read(struct channel *channel, uint8_t *data, size_t room)
+{
+	bool end;
+	ssize_t n;
+
+	if (channel->ended && channel->end - channel->sent < room)
+		room = (size_t)(channel->end - channel->sent);
+	if (room == 0)
+		return 0;
+	n = source_read(channel->source, channel->sent, data, room, &end);
+	if (n > 0)
+		return (size_t)n;
+	if (n == -EAGAIN)
+		return 0;
+	/* a descriptor that cannot be read ends the stream, as the command's own read would fail */
+	if (n < 0)
+		log_warning("job %" PRIu32 ": reading descriptor %" PRIu32 ": %s", channel->job->number, channel->number,
+			    strerror((int)-n));
+	channel->ended = true;
+	channel->end = channel->sent;
+	return 0;
+}
+
+/* Sends one piece of stdin, or its end.  Returns false when there is nothing more to send now. */
 static bool
 channel_send_piece(struct channel *channel)
 {
 	struct job *job = channel->job;
+	struct buf *out = lane_out(job->context->lane);
 	uint64_t ahead = channel->sent - channel->used;
 	uint8_t data[READ_LEN];
 	size_t room = ahead < channel->in_window ? (size_t)(channel->in_window - ahead) : 0;
-	struct buf *out;
-	bool end;
-	ssize_t n;
+	size_t n;
 
 	if (channel->source == NULL || channel->eof_sent || room == 0 ||
 	    (channel->kind == JOB_STREAM_TTY && job->terminal == NULL) ||
 	    !lane_has_room(job->context->lane, READ_LEN + JOB_DATA_HEADER_LEN))
 		return false;
-	n = source_read(channel->source, channel->sent, data, room < sizeof data ? room : sizeof data, &end);
-	if (n == -EAGAIN)
+	n = channel_read(channel, data, room < sizeof data ? room : sizeof data);
+	if (channel->ended && channel->sent == channel->end)
+		channel_send_end(channel);
+	if (n == 0 || buf_reserve(out, JOB_DATA_HEADER_LEN + n) == NULL)
 		return false;
-	if (n <= 0) {
-		/* a descriptor that cannot be read ends the stream, as the command's own read would fail */
-		if (n < 0)
-			log_warning("job %" PRIu32 ": reading descriptor %" PRIu32 ": %s", job->number,
-				    channel->number, strerror((int)-n));
-		channel->eof_sent = true;
-		send_position(job, JOB_IN_EOF, channel->number, channel->sent, 0);
-		return false;
-	}
-	out = lane_out(job->context->lane);
-	if (job_data_header_encode(out, JOB_IN, job->number, channel->number, channel->sent, (size_t)n) < 0 ||
-	    buf_put(out, data, (size_t)n) < 0)
-		return false;
-	channel->sent += (uint64_t)n;
+	(void)job_data_header_encode(out, JOB_IN, job->number, channel->number, channel->sent, n);
+	(void)buf_put(out, data, n); /* there is room: both were reserved */
+	channel->sent += n;
 	return true;
 }
 
@@ -562,7 +595,9 @@ deadline_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
 	(void)loop;
 	(void)events;
 	job_enter(job);
-	if (!job->timed_out) {
+	if (!job->sent) {
+		job_lose(job, "the sandbox was not ready within the command timeout");
+	} else if (!job->timed_out) {
 		job->timed_out = true;
 		job_control(job, &term);
 		ev_timer_set(timer, TIMEOUT_GRACE_S, 0.);
@@ -658,6 +693,7 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 	job->events = events;
 	job->arg = arg;
 	job->caller = caller;
+	job->ignored = local->ignored;
 	job->busy = 1; /* nothing may free it before it is whole */
 	buf_init(&job->start, FRAME_LEN_MAX);
 	ev_timer_init(&job->deadline, deadline_passed, (double)context->config->command_timeout_s, 0.);
@@ -685,24 +721,67 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 
 /* ---- the caller ----------------------------------------------------------------------------------------------- */
 
+/* The command has ended, but its output has not been taken: locally it would still be there, writing, and die of the
+ * signal. */
+static void
+job_end_by_signal(struct job *job, const struct job_control *control)
+{
+	const struct job_events *events;
+	struct job_exit end = job->exit;
+
+	if (control->type != JOB_SIGNAL || (job->ignored >> (control->signal - 1) & 1) != 0 ||
+	    (control->signal != SIGTERM && control->signal != SIGINT && control->signal != SIGHUP &&
+	     control->signal != SIGQUIT))
+		return;
+	job_enter(job);
+	for (size_t i = 0; i < job->channel_count; i++)
+		job->channels[i].close_wanted = true;
+	end.wstat = (struct wstat){ WSTAT_SIGNALED, control->signal };
+	events = job_take_events(job);
+	if (events != NULL)
+		events->exited(job->arg, &end);
+	job_leave(job);
+}
+
+/* A signal that is pending already is the same signal, as in the kernel; of sizes the last one counts. */
+static bool
+control_is_waiting(struct job *job, const struct job_control *control)
+{
+	for (uint32_t i = job->controls_sent; i < job->control_count; i++) {
+		struct job_control *waiting = &job->controls[i];
+
+		if (waiting->type != control->type || waiting->signal != control->signal)
+			continue;
+		waiting->winsize = control->winsize;
+		return true;
+	}
+	return false;
+}
+
 void
 job_control(struct job *job, const struct job_control *control)
 {
 	struct job_control *kept;
 
+	if (job->exited)
+		job_end_by_signal(job, control);
 	if (job->exited || job->done)
 		return;
 	if (control->type == JOB_SIGNAL && control->signal == SIGCONT)
 		job_take_terminal(job);
+	if (control_is_waiting(job, control))
+		return;
 	if (job->control_count == CONTROLS_MAX) {
-		/* confirmed by the next greeting at the latest; the oldest has long arrived unless the lane is down */
+		/* confirmed by the next greeting at the latest; the oldest has arrived long ago, or there are as many waiting as
+		 * there are signals */
 		memmove(job->controls, job->controls + 1, sizeof job->controls - sizeof job->controls[0]);
 		job->control_count--;
+		job->controls_sent -= job->controls_sent > 0;
 	}
 	kept = &job->controls[job->control_count++];
 	*kept = *control;
 	kept->sequence = ++job->control_sequence;
-	send_control(job, kept);
+	send_controls(job);
 }
 
 void
@@ -850,10 +929,10 @@ job_channel(struct job *job, uint32_t number)
 static int
 take_started(struct job *job, uint64_t pid)
 {
-	job->answered = true;
 	buf_free(&job->start);
-	if (job->events != NULL)
+	if (job->events != NULL && !job->answered)
 		job->events->started(job->arg, (uint32_t)pid);
+	job->answered = true;
 	return 0;
 }
 
@@ -880,7 +959,7 @@ take_failed(struct job *job, struct view body)
 	const struct job_events *events;
 	struct job_failure failure;
 
-	if (job->exited || job_failure_decode(body, &failure) < 0)
+	if (job->answered || job_failure_decode(body, &failure) < 0)
 		return -EBADMSG;
 	job->answered = true;
 	job->done = true;
@@ -906,6 +985,7 @@ take_exit(struct job *job, struct view body)
 	if (job->exited)
 		return 0;
 	job->exited = true;
+	ev_timer_stop(job->context->loop, &job->deadline);
 	job->exit = end;
 	for (size_t i = 0; i < job->channel_count; i++)
 		job->channels[i].exit_mark = job->channels[i].received;
@@ -918,9 +998,7 @@ take_done(struct job *job, struct view body)
 {
 	if (job_empty_decode(body) < 0)
 		return -EBADMSG;
-	if (!job->exited)
-		job_lose(job, "the sandbox no longer knows how the command ended");
-	job->done = true;
+	job_lose(job, "the sandbox no longer knows how the command ended"); /* no more output comes */
 	return 0;
 }
 
@@ -1034,7 +1112,10 @@ job_hello_entry(const struct job *job, struct job_hello_entry *ret)
 		const struct channel *channel = &job->channels[i];
 
 		if (has_output(channel))
-			ret->streams[count++] = (struct job_position){ channel->number, channel->received, channel->window };
+			ret->streams[count++] = (struct job_position){
+				channel->number, channel->received,
+				(uint32_t)(channel->acked + channel->window - channel->received)
+			};
 	}
 	ret->job = job->number;
 	ret->control_sequence = 0;
@@ -1065,10 +1146,11 @@ job_repeat(struct job *job, const struct job_hello_entry *entry)
 	}
 	if (job->kill_wanted)
 		send_kill(job);
-	for (uint32_t i = 0; i < job->control_count; i++) {
-		if (job->controls[i].sequence > entry->control_sequence)
-			send_control(job, &job->controls[i]);
+	for (job->controls_sent = 0; job->controls_sent < job->control_count; job->controls_sent++) {
+		if (job->controls[job->controls_sent].sequence > entry->control_sequence)
+			break;
 	}
+	send_controls(job);
 }
 
 void
@@ -1084,6 +1166,7 @@ job_lane_up(struct job *job, const struct job_hello_entry *entry, bool same_boot
 		job_lose(job, "the sandbox lost the command");
 	} else {
 		job->sent = false; /* START never arrived */
+		job->done = job->events == NULL; /* and nobody is there for it any more */
 	}
 	if (!job->done)
 		job_pump(job);
@@ -1095,6 +1178,8 @@ job_pump(struct job *job)
 {
 	if (!job->sent && !job->done)
 		send_start(job);
+	else
+		send_controls(job);
 	for (size_t i = 0; i < job->channel_count; i++)
 		channel_pump(&job->channels[i]);
 }

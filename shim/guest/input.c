@@ -186,7 +186,7 @@ input_receive(struct input *input, uint64_t offset, struct view bytes)
 	if (input->closed)
 		return 0; /* it crossed our IN_CLOSED */
 	if (offset > input->received || bytes.len > UINT64_MAX - offset ||
-	    offset + bytes.len > input->reported + IN_WINDOW_MAX)
+	    offset + bytes.len > input->used + IN_WINDOW_MAX)
 		return -EBADMSG;
 	if (known >= bytes.len)
 		return 0;

@@ -26,7 +26,7 @@ output_event(struct watch *watch, uint32_t events)
 static void
 output_arm(struct output *output)
 {
-	bool room = output->received - output->acked < output->window;
+	bool room = output->received < output->limit;
 
 	/* without room the hang-up must not wake us either: it would do so for ever */
 	loop_set(output->loop, &output->watch, room ? EPOLLIN : 0);
@@ -39,7 +39,7 @@ output_init(struct output *output, struct job *job, struct loop *loop, struct ch
 	output->job = job;
 	output->loop = loop;
 	output->pool = pool;
-	output->window = OUT_WINDOW_MIN;
+	output->limit = OUT_WINDOW_MIN;
 	watch_init(&output->watch, fd, output_event, output);
 	return loop_set(loop, &output->watch, EPOLLIN);
 }
@@ -105,12 +105,12 @@ output_room(struct output *output)
 static size_t
 output_read_once(struct output *output)
 {
-	uint64_t room = output->window - (output->received - output->acked);
+	uint64_t room = output->limit - output->received;
 	struct chunk *chunk;
 	ssize_t got;
 	size_t len;
 
-	if (output->ended || output->received - output->acked >= output->window)
+	if (output->ended || room == 0)
 		return 0;
 	chunk = output_room(output);
 	if (chunk == NULL)
@@ -182,8 +182,8 @@ output_acknowledge(struct output *output, uint64_t offset, uint32_t window)
 {
 	if (offset > output->sent || window > OUT_WINDOW_MAX)
 		return -EBADMSG;
-	if (window > output->window)
-		output->window = window;
+	if (offset + window > output->limit)
+		output->limit = offset + window;
 	if (offset > output->acked) {
 		output->acked = offset;
 		output_release_until(output, offset);

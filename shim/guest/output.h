@@ -20,8 +20,8 @@ struct output {
 	struct chunk *first;
 	struct chunk *last;
 	uint32_t number;
-	uint32_t window;
-	uint64_t acked;	   /* acked <= sent <= received <= acked + window */
+	uint64_t limit;	   /* how far it may be received: what the broker has acknowledged, and its window */
+	uint64_t acked;	   /* acked <= sent <= received <= limit */
 	uint64_t sent;	   /* on the present lane */
 	uint64_t received; /* read from the command */
 	uint64_t mark;	   /* EXIT waits until this much was sent */
@@ -53,7 +53,8 @@ void output_drop(struct output *output);
 /* ACK.  Returns 0, or -EBADMSG for an offset that was not sent or a window beyond the maximum. */
 int output_acknowledge(struct output *output, uint64_t offset, uint32_t window);
 
-/* A new lane whose reader has the bytes before offset.  Returns 0 or -EBADMSG. */
+/* A new lane whose reader has the bytes before offset and takes `window` more.  Returns 0 or
+ * -EBADMSG. */
 int output_resume(struct output *output, uint64_t offset, uint32_t window);
 
 /* Encodes OUT of at most *budget bytes, and OUT_EOF when due; takes what it encoded off *budget.
