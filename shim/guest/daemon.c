@@ -223,8 +223,13 @@ static void
 warden_run(pid_t daemon)
 {
 	const struct timespec step = { .tv_nsec = END_STEP_MS * 1000 * 1000 };
+	sigset_t mask;
 	pid_t pid;
 
+	/* one that is told to end takes the daemon along, by the signal that this sends there */
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGTERM);
+	sigprocmask(SIG_UNBLOCK, &mask, NULL);
 	do
 		pid = waitpid(-1, NULL, 0);
 	while (pid != daemon && (pid > 0 || errno == EINTR));
