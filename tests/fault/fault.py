@@ -579,6 +579,134 @@ def signals_during_an_outage(run):
 
 
 @check
+def shim_killed_during_an_outage(run):
+    mark = f"3600.{run.random.randrange(10**8):08d}"
+    with World(run, "gone") as world:
+        command = world.command(f"trap '' TERM; sleep {mark}; echo no")
+        wait_for(lambda: remote_processes(mark), "the command")
+        world.proxy.tell("hole on")
+        command.process.kill()
+        time.sleep(1)
+        require(remote_processes(mark), "ended although nobody could say so")
+        world.proxy.tell("hole off")
+        wait_for(lambda: not remote_processes(mark), "the end of the remote process", LONG_LEASE_S)
+
+
+@check
+def reader_gone_during_an_outage(run):
+    with World(run, "reader") as world:
+        script = "trap 'exit 3' PIPE; while echo line; do sleep 0.05; done; exit 4"
+        process = subprocess.Popen([world.shim("bash"), "-c", script], env=world.client_env, cwd=world.share,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            require(process.stdout.readline() == b"line\n", "no line")
+            world.proxy.tell("hole on")
+            process.stdout.close()
+            time.sleep(1)
+            world.proxy.tell("hole off")
+            # its own kernel tells it, as a local one would: PIPE, or EPIPE for what it does in the trap
+            status = process.wait(LONG_LEASE_S + 10)
+            require(status in (3, 4), f"it ended with {status}")
+        except subprocess.TimeoutExpired:
+            raise Hang("the writer did not notice that its reader has gone") from None
+        finally:
+            process.kill()
+            process.wait()
+
+
+def borrowed(world, stdin, meanwhile):
+    """What a command leaves of its stdin to the next process when the lane breaks in between."""
+    process = subprocess.Popen([world.shim("sh"), "-c", "read a; sleep 1; read b; echo $a-$b"], env=world.client_env,
+                               cwd=world.share, stdin=stdin, stdout=subprocess.PIPE)
+    time.sleep(0.3)
+    meanwhile()
+    output = process.communicate(timeout=PATIENCE_S)[0]
+    require(process.returncode == 0, f"it ended with {process.returncode}")
+    return output
+
+
+@check
+def stdin_is_still_borrowed(run):
+    lines = b"".join(b"line %d\n" % number for number in range(5000))
+    rest = lines.split(b"\n", 2)[2]
+    with World(run, "borrow") as world:
+        def lane_breaks():
+            for pid in world.guest_processes()[1]:
+                os.kill(pid, signal.SIGKILL)
+
+        def connection_breaks():
+            world.proxy.tell("rst")
+
+        for breaks in (lane_breaks, connection_breaks):
+            path = world.dir / "stdin"
+            path.write_bytes(lines)
+            with open(path, "rb", buffering=0) as file:
+                require(borrowed(world, file, breaks) == b"line 0-line 1\n", "other lines of a file were read")
+                left = file.read()
+            require(left == rest, f"{len(left)} bytes of the file were left, not {len(rest)}")
+            read_fd, write_fd = os.pipe()
+            os.write(write_fd, lines[:4096 * 8])
+            os.close(write_fd)
+            with os.fdopen(read_fd, "rb", buffering=0) as pipe:
+                require(borrowed(world, pipe, breaks) == b"line 0-line 1\n", "other lines of a pipe were read")
+                left = pipe.read()
+            require(left == rest[:len(left)] and len(left) == 4096 * 8 - (len(lines) - len(rest)),
+                    f"{len(left)} bytes of the pipe were left")
+
+
+@check
+def large_starts(run):
+    """Commands of which each takes several round trips to say, while the lane and the connection break."""
+    with World(run, "large", config={"lane_recycle": 2 * MIB}) as world:
+        words = [f"{number:06d}" + "x" * 100000 for number in range(12)]
+        world.proxy.tell(f"random {run.seed} 30 200000")
+        processes = [subprocess.Popen(
+            [world.shim("bash"), "-c", 'printf %s "$@" | cksum; echo $0 >>large; exit 5', str(number), *words[:number]],
+            env=world.client_env, cwd=world.share, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) for number in range(12)]
+        wrong = []
+        for number, process in enumerate(processes):
+            output = process.communicate(timeout=PATIENCE_S)[0]
+            local = subprocess.run(["cksum"], input="".join(words[:number]).encode(), capture_output=True, check=True)
+            if process.returncode != 5 or output != local.stdout:
+                wrong.append(f"{number}: {process.returncode} {output!r}")
+        require(not wrong, "; ".join(wrong))
+        started = sorted(int(line) for line in (world.share / "large").read_text().split())
+        require(started == list(range(12)), f"these were run: {started}")
+        return f"{world.status()['lane']['opened_count']} lanes, {world.proxy.state()[1]} connections cut"
+
+
+@check
+def many_at_once(run):
+    """Jobs that all have bytes under way in both directions when a lane ends."""
+    count = 20 if run.quick else 100
+    with World(run, "many", config={"lane_recycle": 4 * MIB}) as world:
+        streams = [Stream(run.random.getrandbits(32), MIB + number) for number in range(count)]
+        commands = [world.command(f"cat; exit {number}", stream) for number, stream in enumerate(streams)]
+        for _ in range(5):
+            time.sleep(0.2)
+            for pid in world.guest_processes()[1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for number, (command, stream) in enumerate(zip(commands, streams)):
+            command.expect(number, stream)
+        return f"{world.status()['lane']['opened_count']} lanes"
+
+
+@check
+def cuts_from_the_start(run):
+    """Connections are cut while the sandbox is created, while the guest is installed and while it is greeted."""
+    with World(run, "start", config={"start_early": False}) as world:
+        world.proxy.tell(f"random {run.seed} 25 12000")
+        stream = Stream(run.random.getrandbits(32), MIB)
+        commands = [world.command("cat; exit 7", stream) for _ in range(3)]
+        for command in commands:
+            command.expect(7, stream)
+        status = world.status()
+        require(status["sandbox"]["created_count"] == 1, f"{status['sandbox']['created_count']} sandboxes were created")
+        return f"{status['lane']['opened_count']} lanes, {world.proxy.state()[1]} connections cut"
+
+
+@check
 def background_child_and_a_lost_daemon(run):
     """A command has ended and its child holds stdout; then the daemon dies.  The reader must see the end."""
     with World(run, "background") as world:
