@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -61,6 +62,17 @@ borrow_kind(int fd)
 	return isatty(fd) ? BORROW_TTY : BORROW_OTHER;
 }
 
+int
+borrow_private(int fd, bool for_writing)
+{
+	char path[32];
+	int private;
+
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	private = open(path, (for_writing ? O_WRONLY : O_RDONLY) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	return private < 0 ? -errno : private;
+}
+
 bool
 borrow_same(int a, int b)
 {
@@ -90,7 +102,7 @@ borrow_read(int fd, enum borrow_kind kind, void *data, size_t len)
 	ssize_t got;
 
 	do {
-		if (kind == BORROW_FILE || kind == BORROW_EVERYWHERE)
+		if (kind == BORROW_FILE || kind == BORROW_EVERYWHERE || kind == BORROW_PRIVATE)
 			got = read(fd, data, len);
 		else if (kind == BORROW_SOCKET)
 			got = recv(fd, data, len, MSG_DONTWAIT);
@@ -116,7 +128,7 @@ borrow_write(int fd, enum borrow_kind kind, const void *data, size_t len)
 	ssize_t put;
 
 	do {
-		if (kind == BORROW_FILE || kind == BORROW_EVERYWHERE)
+		if (kind == BORROW_FILE || kind == BORROW_EVERYWHERE || kind == BORROW_PRIVATE)
 			put = write(fd, data, len);
 		else if (kind == BORROW_SOCKET)
 			put = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -125,8 +137,8 @@ borrow_write(int fd, enum borrow_kind kind, const void *data, size_t len)
 		if (put < 0 && errno == EOPNOTSUPP) {
 			if (!ready(fd, POLLOUT))
 				return -EAGAIN;
-			/* "writable" promises room for PIPE_BUF bytes and no more */
-			put = write(fd, data, len < PIPE_BUF ? len : PIPE_BUF);
+			/* "writable" promises room for PIPE_BUF bytes in a pipe, for one on a terminal */
+			put = write(fd, data, kind == BORROW_TTY ? 1 : len < PIPE_BUF ? len : PIPE_BUF);
 		}
 	} while (put < 0 && errno == EINTR);
 	return put < 0 ? -errno : put;

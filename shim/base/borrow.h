@@ -1,7 +1,8 @@
 /* borrow.h -- reading and writing descriptors that belong to somebody else.
  *
- * O_NONBLOCK is a flag of the open file description, which the caller shares, so it is never set.  Instead a call says for
- * itself that it must not wait (RWF_NOWAIT, MSG_DONTWAIT); where the kernel cannot do that (terminals, some devices), one
+ * O_NONBLOCK is a flag of the open file description, which the caller shares, so it is never set there.  A pipe or a terminal is
+ * opened again, as a description of our own that does not wait (borrow_private); where that is not permitted, a call says for
+ * itself that it must not wait (RWF_NOWAIT, MSG_DONTWAIT); where the kernel cannot do that (pipes before 6.5, terminals), one
  * poll-gated call that is small enough not to wait. */
 #ifndef SHIM_BASE_BORROW_H
 #define SHIM_BASE_BORROW_H
@@ -18,6 +19,7 @@ enum borrow_kind {
 	BORROW_SOCKET, /* a stream socket */
 	BORROW_TTY,    /* a terminal */
 	BORROW_OTHER,  /* another device */
+	BORROW_PRIVATE, /* a pipe or a terminal of which we have a description of our own */
 };
 
 /* What fd is, or -errno; a descriptor opened with O_PATH is -EBADF, as reading and writing it would say. */
@@ -25,6 +27,10 @@ int borrow_kind(int fd);
 
 /* The minor number of the memory device (major number 1) that fd is, 0 for a directory; -EINVAL for anything else. */
 int borrow_device(int fd);
+
+/* Opens the pipe or terminal fd once more, for writing or for reading, so that it does not wait.  The new descriptor, which is the
+ * caller's besides fd, or -errno: the file system's permissions decide, which are those of the process that made it. */
+int borrow_private(int fd, bool for_writing);
 
 /* Whether two descriptors are one open file description (kcmp(2)); where the kernel has no kcmp, whether they are the same
  * pipe, socket or device, which is the same to a reader. */

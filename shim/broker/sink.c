@@ -15,6 +15,7 @@ struct sink {
 	struct ev_loop *loop;
 	struct edge_set *edges;
 	int fd;
+	int write_fd; /* fd, or a description of our own of the same pipe or terminal */
 	enum borrow_kind kind;
 	bool broken;
 	uint64_t written;
@@ -44,7 +45,7 @@ write_some(struct sink *sink, const uint8_t *data, size_t len)
 	ssize_t n;
 
 	while (done < len && done < WRITE_LEN_MAX) {
-		n = borrow_write(sink->fd, sink->kind, data + done, len - done);
+		n = borrow_write(sink->write_fd, sink->kind, data + done, len - done);
 		if (n == -EAGAIN)
 			break;
 		if (n < 0)
@@ -82,6 +83,17 @@ reader_changed(struct edge *edge, uint32_t epoll_events)
 		sink_break(sink, EPIPE);
 }
 
+static void
+sink_open_private(struct sink *sink)
+{
+	int private = sink->kind == BORROW_PIPE || sink->kind == BORROW_TTY ? borrow_private(sink->fd, true) : -1;
+
+	if (private < 0)
+		return;
+	sink->write_fd = private;
+	sink->kind = BORROW_PRIVATE;
+}
+
 int
 sink_new(struct ev_loop *loop, struct edge_set *edges, int fd, enum borrow_kind kind,
 	 const struct sink_events *events, void *arg, struct sink **ret, struct err *err)
@@ -92,9 +104,12 @@ sink_new(struct ev_loop *loop, struct edge_set *edges, int fd, enum borrow_kind 
 		fd_cleanup(&fd);
 		return err_set(err, ENOMEM, "no memory for a stream");
 	}
-	*sink = (struct sink){ .loop = loop, .edges = edges, .fd = fd, .kind = kind, .events = events, .arg = arg };
+	*sink = (struct sink){
+		.loop = loop, .edges = edges, .fd = fd, .write_fd = fd, .kind = kind, .events = events, .arg = arg
+	};
+	sink_open_private(sink);
 	buf_init(&sink->queue, OUT_WINDOW_MAX);
-	ev_io_init(&sink->watcher, sink_writable, fd, EV_WRITE);
+	ev_io_init(&sink->watcher, sink_writable, sink->write_fd, EV_WRITE);
 	sink->watcher.data = sink;
 	sink->edge = (struct edge){ fd, reader_changed };
 	/* a terminal hangs up in its own way; files and devices have no reader */
@@ -149,6 +164,8 @@ sink_free(struct sink *sink)
 	ev_io_stop(sink->loop, &sink->watcher);
 	edge_unwatch(sink->edges, &sink->edge);
 	buf_free(&sink->queue);
+	if (sink->write_fd != sink->fd)
+		fd_close(&sink->write_fd);
 	fd_close(&sink->fd);
 	free(sink);
 }

@@ -86,6 +86,7 @@ source_open(struct source *source)
 	case BORROW_SOCKET:
 	case BORROW_TTY:
 	case BORROW_OTHER:
+	case BORROW_PRIVATE:
 	case BORROW_EVERYWHERE:
 		ev_io_init(&source->watcher, descriptor_readable, source->fd, EV_READ);
 		source->watcher.data = source;
@@ -99,11 +100,16 @@ source_new(const struct source_tools *tools, int fd, enum borrow_kind kind, void
 	   struct source **ret, struct err *err)
 {
 	struct source *source = calloc(1, sizeof *source);
-	int r;
+	int private, r;
 
 	if (source == NULL) {
 		fd_cleanup(&fd);
 		return err_set(err, ENOMEM, "no memory for a stream");
+	}
+	if (kind == BORROW_TTY && (private = borrow_private(fd, false)) >= 0) {
+		fd_cleanup(&fd);
+		fd = private;
+		kind = BORROW_PRIVATE;
 	}
 	*source = (struct source){ .tools = tools, .kind = kind, .fd = fd, .more = more, .arg = arg };
 	source->edge = (struct edge){ fd, pipe_changed };
