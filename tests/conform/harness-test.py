@@ -168,7 +168,7 @@ PROGRAM_FAULTS = (
      "perl-every-way/dash", "stdout: local"),
     ("program-group",
      "p = start(close_fds=False, start_new_session=True); finish(p.wait())",
-     "make-interrupted/dash", "[no EOF]"),
+     "make-interrupted/dash", "end of errors: local False, modalsh True"),
     ("nothing", "finish(start(close_fds=False).wait())", "perl-*", None),
 )
 

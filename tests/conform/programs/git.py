@@ -136,8 +136,8 @@ def filters(t):
     git(t, "checkout", "-f", "x.up", label="checkout")
     t.see("smudged", t.read("x.up"))
     git(t, "credential", "fill", data=b"protocol=https\nhost=example.org\n\n", status=0)
-    git(t, "ls-remote", "ssh://host.example/path", label="ssh", status=128,
-        also={"GIT_SSH_COMMAND": "echo \"$@\" >&2; exit 4;"})
+    git(t, "-c", "ssh.variant=simple", "ls-remote", "host.example:path", label="ssh", status=128,
+        also={"GIT_SSH_COMMAND": "echo \"$@\" > asked-for; exit 4;"})
     for number in range(8):
         t.write("number", b"%d\n" % number)
         git(t, "add", "number", label="bisect")

@@ -1,8 +1,13 @@
 """Programs that give a shell a terminal: script, pexpect, tmux."""
 
+import time
+
 import cases
 from programs import case, finish, need, python, run, start
 from trial import PIPE, Skip
+
+
+SETTLE_S = .3                   # what is drawn after the text that a step waits for
 
 
 def shell_env(t, **more):
@@ -146,57 +151,149 @@ for line in ("x=5; echo $x", "cd /usr; pwd", "for i in 1 2 3; do echo $i; done",
 """)
 
 
+class Tmux:
+    """A tmux server of this case's own with one window that runs a command, or by default a login shell."""
+
+    def __init__(self, t, env, columns, rows, *command):
+        need("tmux")
+        t.leave_out("socket")
+        self._t, self._env = t, env
+        self("new-session", "-d", "-x", str(columns), "-y", str(rows), *command)
+
+    def _argv(self, *args):
+        return ("tmux", "-S", self._t.path("socket"), "-f", "/dev/null", *args)
+
+    def __call__(self, *args):
+        """Runs a command of tmux, which has to succeed."""
+        run(self._t, *self._argv(*args), env=self._env, label=args[0], status=0)
+
+    def keys(self, *names):
+        """Types keys into the window."""
+        self("send-keys", *names)
+
+    def screen(self):
+        """What the window shows; None when there is none."""
+        outcome = finish(self._t, *self._argv("capture-pane", "-p"), env=self._env)
+        return outcome.out if outcome.status == 0 else None
+
+    def shows(self, text, limit_s=8):
+        """Waits until the window shows the text; whether it does."""
+        return self._t.until(lambda: text in (self.screen() or b""), limit_s)
+
+
 @case("tmux", "command", shells=cases.BOTH, limit_s=40)
 def tmux_command(t):
     """tmux runs a command in a shell, shows what it prints, and passes keys, sizes and the end on."""
-    need("tmux")
-    t.leave_out("socket")
-    env = shell_env(t)
-    tmux = ("tmux", "-S", t.path("socket"), "-f", "/dev/null")
-    run(t, *tmux, "new-session", "-d", "-x", "70", "-y", "12",
-        "stty size; touch up; read -r a; echo \"<$a>\"; touch first; read -r b; stty size; echo done; touch second; sleep 30", env=env,
-        label="start", status=0)
-    t.see("up", t.until(lambda: t.read("up") is not None, 8), True)
-    run(t, *tmux, "send-keys", "typed words", "Enter", env=env, label="keys", status=0)
-    t.see("first", t.until(lambda: t.read("first") is not None, 8), True)
-    run(t, *tmux, "capture-pane", "-p", env=env, label="screen")
-    run(t, *tmux, "set-option", "-g", "window-size", "manual", env=env, label="option")
-    run(t, *tmux, "resize-window", "-x", "60", "-y", "11", env=env, label="resize")
-    run(t, *tmux, "send-keys", "Enter", env=env, label="keys")
-    t.see("second", t.until(lambda: t.read("second") is not None, 8), True)
-    run(t, *tmux, "capture-pane", "-p", env=env, label="screen after")
-    run(t, *tmux, "kill-server", env=env, label="kill")
+    tmux = Tmux(t, shell_env(t), 70, 12, "stty size; echo up; read -r a; echo \"<$a>\"; read -r b; stty size; sleep 30")
+    t.see("up", tmux.shows(b"up\n"), True)
+    tmux.keys("typed words", "Enter")
+    t.see("read", tmux.shows(b"<typed words>\n"), True)
+    t.see("screen", tmux.screen())
+    tmux("set-option", "-g", "window-size", "manual")
+    tmux("resize-window", "-x", "60", "-y", "11")
+    tmux.keys("Enter")
+    t.see("size", tmux.shows(b"11 60\n"), True)
+    t.see("screen after", tmux.screen())
+    tmux("kill-server")
 
 
 @case("tmux", "login-shell", shells=cases.BOTH, limit_s=40)
 def tmux_login(t):
     """A plain session is a login shell; keys typed into it run commands, ^C ends one, exit ends the session."""
-    need("tmux")
-    t.leave_out("socket", ".bash_history")
+    t.leave_out(".bash_history")
     t.write(".profile", b"PS1='P> '; echo profile\n")
-    env = shell_env(t)
-    tmux = ("tmux", "-S", t.path("socket"), "-f", "/dev/null")
+    tmux = Tmux(t, shell_env(t), 70, 14)
+    t.see("prompt", tmux.shows(b"P>\n"), True)
+    tmux.keys("echo $0", "Enter")
+    t.see("name", tmux.shows(b"sh\nP>\n"), True)
+    tmux.keys("/bin/sh -c 'echo up; exec sleep 30'", "Enter")
+    t.see("up", tmux.shows(b"\nup\n"), True)
+    tmux.keys("C-c")
+    t.see("interrupted", tmux.shows(b"^C\nP>\n"), True)
+    t.see("screen", tmux.screen())
+    tmux.keys("exit", "Enter")
+    t.see("over", t.until(lambda: tmux.screen() is None, 8), True)
 
-    def keys(*names):
-        run(t, *tmux, "send-keys", *names, env=env, label="keys", status=0)
 
-    def made(name):
-        t.see(name, t.until(lambda: t.read(name) is not None, 8), True)
-    run(t, *tmux, "new-session", "-d", "-x", "70", "-y", "14", env=env, label="start", status=0)
+def screens(t, script, *steps):
+    """Starts a script in tmux, types, and notes the screen as soon as it shows what each step waits for."""
+    tmux = Tmux(t, shell_env(t, EXINIT="set nocompatible", LESS="", LESSHISTFILE="-"), 60, 12, script)
+    for number, (command, text) in enumerate(steps):
+        if command:
+            tmux(*command)
+        t.see(f"screen {number} shows {text!r}", tmux.shows(text), True)
+        time.sleep(SETTLE_S)
+        t.see(f"screen {number}", tmux.screen())
+    tmux("kill-server")
 
-    def prompt_shown(count):
-        shown = finish(t, *tmux, "capture-pane", "-p", env=env).out.splitlines()
-        return sum(line.startswith(b"P>") for line in shown) == count
-    t.see("prompt", t.until(lambda: prompt_shown(1), 8), True)
-    keys("echo $0; touch one", "Enter")
-    made("one")
-    keys("/bin/sh -c 'touch two; exec sleep 30'", "Enter")
-    made("two")
-    keys("C-c")
-    t.see("prompt again", t.until(lambda: prompt_shown(3), 8), True)
-    keys("touch three", "Enter")
-    made("three")
-    t.see("last prompt", t.until(lambda: prompt_shown(4), 8), True)
-    run(t, *tmux, "capture-pane", "-p", env=env, label="screen")
-    keys("exit", "Enter")
-    t.see("over", t.until(lambda: finish(t, *tmux, "ls", env=env).status != 0, 8), True)
+
+def typed(*keys):
+    """Keys as a step of screens()."""
+    return ("send-keys", *keys)
+
+
+def resized(columns, rows):
+    """Another size of the terminal as a step of screens()."""
+    return ("resize-window", "-x", str(columns), "-y", str(rows))
+
+
+@case("tmux", "vi", shells=cases.BOTH, limit_s=40)
+def tmux_vi(t):
+    """vi: what it draws, typed text, a resize, a shell escape, the file that it writes."""
+    need("vi")
+    t.leave_out(".viminfo")
+    t.write("text", b"".join(b"line %d\n" % number for number in range(40)))
+    screens(t, "vi -u NONE -N -i NONE text; echo left; sleep 30",
+            (None, b"line 5"),
+            (typed("G", "o", "typed in vi", "Escape"), b"typed in vi"),
+            (resized(50, 9), b"typed in vi"),
+            (typed("gg", "/line 20", "Enter"), b"line 20"),
+            (typed(":!echo from $((40+2))", "Enter"), b"from 42"),
+            (typed("Enter"), b"line 20"),
+            (typed(":wq", "Enter"), b"left"))
+
+
+@case("tmux", "less", shells=cases.BOTH, limit_s=40)
+def tmux_less(t):
+    """less: from a file and from a pipe, where it reads keys from /dev/tty; a page, a search, ^C, the end."""
+    need("less")
+    screens(t, "seq 1 200 | less; echo left; sleep 30",
+            (None, b"11\n"),
+            (typed("Space"), b"22\n"),
+            (typed("/^150", "Enter"), b"150"),
+            (resized(40, 8), b"150"),
+            (typed("G"), b"200"),
+            (typed("q"), b"left"))
+
+
+@case("tmux", "line-editing", shells=("bash",), limit_s=40)
+def tmux_line_editing(t):
+    """bash's line editor: cursor keys, history, completion, ^C, ^Z and fg, a long line that wraps."""
+    t.leave_out(".bash_history")
+    t.write("a-file-with-a-name", b"its content\n")
+    screens(t, "PS1='P> ' exec bash --norc --noprofile -i",
+            (None, b"P>"),
+            (typed("echo wrld", "Left", "Left", "Left", "o", "C-a", "C-e", "Enter"), b"\nworld\n"),
+            (typed("cat a-fi", "Tab", "Enter"), b"its content"),
+            (typed("Up", "Up", "C-e", " again", "Enter"), b"world again\n"),
+            (typed("echo " + "0123456789" * 7, "C-a", "Right", "Right", "X", "BSpace", "Enter"), b"789\nP>"),
+            (typed("some typing", "C-c"), b"^C\nP>"),
+            (typed("clear; (trap 'echo int; exit' INT; echo sleeping; while :; do sleep .1; done)", "Enter"), b"sleeping"),
+            (typed("C-c"), b"int\nP>"),
+            (typed("clear", "Enter"), b"P>"),
+            (typed("cat", "Enter"), b"P> cat\n"),
+            (typed("C-z"), b"Stopped"),
+            (typed("fg", "Enter"), b"fg\ncat"),
+            (typed("through cat", "Enter", "C-d"), b"through cat\nthrough cat\nP>"))
+
+
+@case("tmux", "top", limit_s=40)
+def tmux_top(t):
+    """top draws itself anew, takes keys, and leaves the terminal as it was."""
+    need("top")
+    t.leave_out("state", "after", ".toprc", ".config")
+    tmux = Tmux(t, shell_env(t), 90, 20, "stty -g > state; top -d .2; stty -g > after; cmp state after && echo left; sleep 30")
+    t.see("drawn", tmux.shows(b"PID USER"), True)
+    tmux.keys("q")
+    t.see("left", tmux.shows(b"left\n"), True)
+    tmux("kill-server")
