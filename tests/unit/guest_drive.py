@@ -294,17 +294,18 @@ class Guest:
         return lane
 
     def daemon_pids(self):
-        """The daemon is found by its listening socket's directory on no command line but attach's, in its own session."""
+        """The daemon is found by its socket's directory on no command line but attach's; its warden leads their session."""
         pids = []
         for path in glob.glob("/proc/[0-9]*/cmdline"):
             pid = int(path.split("/")[2])
             try:
                 with open(path, "rb") as cmdline:
-                    if self.dir.encode() in cmdline.read() and os.getsid(pid) == pid:
-                        pids.append(pid)
+                    if self.dir.encode() in cmdline.read():
+                        pids.append((pid, os.getsid(pid)))
             except OSError:
                 pass
-        return pids
+        wardens = [pid for pid, session in pids if pid == session]
+        return [pid for pid, session in pids if pid != session and session in wardens]
 
     def close(self):
         for lane in self.lanes:
