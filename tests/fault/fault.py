@@ -460,7 +460,7 @@ def loopback_fault(line, times=5, pause_s=0.3):
 network_check("cut_rst", cut_often("rst"))
 network_check("cut_fin", cut_often("fin"))
 network_check("half_open", stall_once)
-network_check("hole_shorter_than_the_lease", hole_for(LONG_LEASE_S / 4))
+network_check("hole_shorter_than_the_lease", hole_for(5))
 network_check("refused_connections", refuse_for(2))
 network_check("delay", delay, 16, 4)
 network_check("goaway", loopback_fault("goaway"))
@@ -742,6 +742,23 @@ def shim_killed(run):
         for command in commands:
             command.process.kill()
         wait_for(lambda: not remote_processes(mark), "the end of the remote group", 2)
+
+
+@check
+def power_off(run):
+    """Broker and shims vanish at once.  The lease ends what they had started, and a new broker finds the sandbox."""
+    mark = f"3600.{run.random.randrange(10**8):08d}"
+    with World(run, "power", SHORT_LEASE_S) as world:
+        commands = [world.command(f"trap '' TERM HUP; sleep {mark} & setsid sleep {mark} & sleep {mark}")
+                    for _ in range(3)]
+        wait_for(lambda: len(remote_processes(mark)) >= 12, "the commands")
+        sandbox = world.status()["sandbox"]["id"]
+        for process in (world.broker, *(command.process for command in commands)):
+            process.kill()
+        wait_for(lambda: not remote_processes(mark), "the end of the remote processes", SHORT_LEASE_S + REAP_S + 3)
+        world.start_broker()
+        world.command("echo back").expect(0, b"back\n")
+        require(world.status()["sandbox"]["id"] == sandbox, "the new broker runs commands in another sandbox")
 
 
 class Kills:
