@@ -33,6 +33,10 @@ enum {
 /* Without free descriptors nobody is let in for so long. */
 static const double ACCEPT_PAUSE_S = 0.1;
 
+/* SIGSTOP cannot be caught and passed on, so the callers are looked at: so many of them, so often. */
+enum { LOOKS_PER_ROUND = 64 };
+static const double LOOK_S = 0.2;
+
 enum conn_state { CONN_NEW, CONN_GREETED, CONN_RUNNING, CONN_ENDED };
 
 struct conn {
@@ -63,6 +67,8 @@ struct listener {
 	int lock_fd; /* beside the socket: one broker for one path */
 	struct ev_io watcher;
 	struct ev_timer pause;
+	struct ev_timer look;
+	uint32_t looked_at; /* connections in this round of looking */
 	bool paused_before;
 	uid_t users[USERS_MAX];
 	size_t user_count;
@@ -269,6 +275,8 @@ take_start(struct conn *conn, const struct job_frame *frame)
 		return 0;
 	}
 	listener->accepted++;
+	if (!ev_is_active(&listener->look))
+		ev_timer_again(listener->context->loop, &listener->look);
 	return job_empty_encode(&conn->out, JOB_ACCEPTED, 0);
 }
 
@@ -491,6 +499,27 @@ uid_is_allowed(const struct listener *listener, uid_t uid)
 	return false;
 }
 
+/* The list is gone through in turns, oldest connections last. */
+static void
+look_at_callers(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct listener *listener = timer->data;
+	struct conn *conn = listener->conns;
+	uint32_t skipped = 0, looked = 0;
+
+	(void)loop;
+	(void)events;
+	for (; conn != NULL && looked < LOOKS_PER_ROUND; conn = conn->next) {
+		if (conn->state != CONN_RUNNING || conn->job == NULL || skipped++ < listener->looked_at)
+			continue;
+		job_look_at_caller(conn->job);
+		looked++;
+	}
+	listener->looked_at = conn == NULL ? 0 : listener->looked_at + looked;
+	if (listener->conns == NULL)
+		ev_timer_stop(loop, timer);
+}
+
 static void
 pause_over(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
@@ -672,7 +701,8 @@ listener_new(struct job_context *context, const struct listener_events *events, 
 		return r;
 	}
 	ev_timer_init(&listener->pause, pause_over, 0., 0.);
-	listener->pause.data = listener;
+	ev_timer_init(&listener->look, look_at_callers, LOOK_S, LOOK_S);
+	listener->pause.data = listener->look.data = listener;
 	ev_io_init(&listener->watcher, listener_readable, listener->fd, EV_READ);
 	listener->watcher.data = listener;
 	ev_io_start(context->loop, &listener->watcher);
@@ -713,6 +743,7 @@ listener_free(struct listener *listener)
 	if (listener == NULL)
 		return;
 	listener_close(listener);
+	ev_timer_stop(listener->context->loop, &listener->look);
 	fd_close(&listener->lock_fd);
 	while (listener->conns != NULL)
 		conn_free(listener->conns);

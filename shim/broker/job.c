@@ -56,6 +56,7 @@ struct job {
 	pid_t caller;
 	uint32_t number;
 	uint64_t ignored;  /* signals that the command was started with ignored */
+	bool caller_stopped;
 	bool plain_output; /* the terminal in the sandbox does no output processing: the one here does */
 	struct terminal *terminal; /* taken; NULL also while the caller is stopped or in the background */
 
@@ -304,7 +305,7 @@ channel_send_piece(struct channel *channel)
 	size_t room = ahead < channel->in_window ? (size_t)(channel->in_window - ahead) : 0;
 	size_t n;
 
-	if (channel->source == NULL || channel->eof_sent || room == 0 ||
+	if (channel->source == NULL || channel->eof_sent || room == 0 || job->caller_stopped ||
 	    (channel->kind == JOB_STREAM_TTY && job->terminal == NULL) ||
 	    !lane_has_room(job->context->lane, READ_LEN + JOB_DATA_HEADER_LEN))
 		return false;
@@ -339,6 +340,7 @@ input_more(void *arg)
 	struct job *job = channel->job;
 
 	job_enter(job);
+	job_look_at_caller(job); /* input that came after it was stopped must not overtake that */
 	channel_pump(channel);
 	job_leave(job);
 }
@@ -743,6 +745,15 @@ job_end_by_signal(struct job *job, const struct job_control *control)
 	job_leave(job);
 }
 
+static void
+job_continue(struct job *job)
+{
+	job->caller_stopped = false;
+	job_take_terminal(job);
+	for (size_t i = 0; i < job->channel_count; i++)
+		channel_pump(&job->channels[i]);
+}
+
 /* A signal that is pending already is the same signal, as in the kernel; of sizes the last one counts. */
 static bool
 control_is_waiting(struct job *job, const struct job_control *control)
@@ -767,8 +778,6 @@ job_control(struct job *job, const struct job_control *control)
 		job_end_by_signal(job, control);
 	if (job->exited || job->done)
 		return;
-	if (control->type == JOB_SIGNAL && control->signal == SIGCONT)
-		job_take_terminal(job);
 	if (control_is_waiting(job, control))
 		return;
 	if (job->control_count == CONTROLS_MAX) {
@@ -782,6 +791,19 @@ job_control(struct job *job, const struct job_control *control)
 	*kept = *control;
 	kept->sequence = ++job->control_sequence;
 	send_controls(job);
+	if (control->type == JOB_SIGNAL && control->signal == SIGCONT)
+		job_continue(job);
+}
+
+void
+job_look_at_caller(struct job *job)
+{
+	const struct job_control stop = { .type = JOB_SIGNAL, .signal = SIGSTOP, .scope = JOB_SCOPE_GROUP };
+
+	if (job->events == NULL || job->caller_stopped || !terminal_process_is_stopped(job->caller))
+		return;
+	job->caller_stopped = true;
+	job_control(job, &stop);
 }
 
 void
@@ -941,7 +963,7 @@ static int
 take_stopped(struct job *job, uint64_t signal_number)
 {
 	job_give_terminal(job);
-	if (job->events != NULL)
+	if (job->events != NULL && !job->caller_stopped)
 		job->events->stopped(job->arg, (uint8_t)signal_number);
 	return 0;
 }

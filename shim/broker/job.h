@@ -46,6 +46,10 @@ int job_new(struct job_context *context, const struct job_start *start, pid_t ca
 /* A signal or a new window size from the caller. */
 void job_control(struct job *job, const struct job_control *control);
 
+/* Whether the caller has been stopped by SIGSTOP, which it cannot pass on: then the command is stopped too.  SIGCONT comes as a
+ * control. */
+void job_look_at_caller(struct job *job);
+
 /* The caller is gone.  Before the end was told: the remote session is killed.  Afterwards: nothing.  No event comes any
  * more. */
 void job_abandon(struct job *job);
