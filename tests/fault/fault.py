@@ -998,4 +998,5 @@ def main():
     return 0 if held and all(held) else 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
