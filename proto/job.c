@@ -322,14 +322,14 @@ job_start_rest(struct buf *out, const struct job_start *start)
 static bool
 position_has_offset(uint8_t type)
 {
-	return type != JOB_OUT_CLOSE;
+	return type != JOB_OUT_CLOSE && type != JOB_IN_REVOKE;
 }
 
 static bool
 is_position(uint8_t type)
 {
 	return type == JOB_IN_EOF || type == JOB_ACK || type == JOB_OUT_CLOSE || type == JOB_IN_USED ||
-	       type == JOB_IN_CLOSED || type == JOB_OUT_EOF;
+	       type == JOB_IN_CLOSED || type == JOB_OUT_EOF || type == JOB_IN_REVOKE || type == JOB_IN_REVOKED;
 }
 
 int

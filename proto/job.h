@@ -28,6 +28,7 @@ enum job_type {
 	JOB_PING = 0x0a,
 	JOB_CLOSE = 0x0b,
 	JOB_KILL = 0x0c,
+	JOB_IN_REVOKE = 0x0d,
 	JOB_STATUS = 0x20,
 	JOB_STOP = 0x21,
 	JOB_HELLO_REPLY = 0x81,
@@ -41,6 +42,7 @@ enum job_type {
 	JOB_PONG = 0x89,
 	JOB_DONE = 0x8a,
 	JOB_STOPPED = 0x8b,
+	JOB_IN_REVOKED = 0x8c,
 	JOB_REFUSED = 0xa0,
 	JOB_REPLY = 0xa1,
 	JOB_ACCEPTED = 0xa2,
@@ -160,15 +162,15 @@ int job_start_rest(struct buf *out, const struct job_start *start);
 /* Fills in the length of the frame that began at position; -EMSGSIZE when it exceeds FRAME_LEN_MAX. */
 int job_frame_end(struct buf *out, size_t position);
 
-/* A position in a stream: IN_EOF, IN_USED, IN_CLOSED, OUT_EOF, and ACK with its window; OUT_CLOSE has the stream
- * alone (offset and window 0). */
+/* A position in a stream: IN_EOF, IN_USED, IN_CLOSED, IN_REVOKED, OUT_EOF, and ACK with its window; OUT_CLOSE and IN_REVOKE have
+ * the stream alone (offset and window 0). */
 struct job_position {
 	uint32_t stream;
 	uint64_t offset;
 	uint32_t window;
 };
 
-/* Handles all six types of struct job_position; another type is -EBADMSG (decode) or a bug (encode). */
+/* Handles all these types of struct job_position; another type is -EBADMSG (decode) or a bug (encode). */
 int job_position_decode(uint8_t type, struct view body, struct job_position *ret);
 int job_position_encode(struct buf *out, uint8_t type, uint32_t job, const struct job_position *position);
 

@@ -365,13 +365,15 @@ is_termination(int signal)
 static uint8_t
 signal_scope(const struct signals_event *event)
 {
-	bool leads = getpgrp() == getpid();
+	pid_t group = getpgrp();
+	bool from_parent = event->sender == getppid();
 
 	if (event->from_kernel || is_job_control(event->signal))
 		return JOB_SCOPE_GROUP;
 	if (!is_termination(event->signal))
 		return JOB_SCOPE_PROCESS;
-	if (!leads && event->sender == getppid() && (event->signal == SIGTERM || event->signal == SIGHUP))
+	if (from_parent && group != getpid() &&
+	    (event->signal == SIGHUP || (event->signal == SIGTERM && group != getppid())))
 		return JOB_SCOPE_PROCESS;
 	return JOB_SCOPE_LEADER;
 }

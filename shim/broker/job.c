@@ -37,6 +37,7 @@ struct channel {
 	bool ended; /* the end of the source was read: it is at `end`, and nothing beyond it is read any more */
 	uint64_t end;
 	bool eof_sent;
+	bool revoking; /* IN_REVOKE was sent; nothing goes before the answer */
 
 	struct sink *sink; /* OUT, TTY: until its end or its reader's */
 	uint64_t received;
@@ -56,6 +57,7 @@ struct job {
 	pid_t caller;
 	uint32_t number;
 	uint64_t ignored;  /* signals that the command was started with ignored */
+	struct job_winsize winsize; /* of its terminal, as last sent */
 	bool caller_stopped;
 	bool plain_output; /* the terminal in the sandbox does no output processing: the one here does */
 	struct terminal *terminal; /* taken; NULL also while the caller is stopped or in the background */
@@ -305,7 +307,7 @@ channel_send_piece(struct channel *channel)
 	size_t room = ahead < channel->in_window ? (size_t)(channel->in_window - ahead) : 0;
 	size_t n;
 
-	if (channel->source == NULL || channel->eof_sent || room == 0 || job->caller_stopped ||
+	if (channel->source == NULL || channel->eof_sent || channel->revoking || room == 0 || job->caller_stopped ||
 	    (channel->kind == JOB_STREAM_TTY && job->terminal == NULL) ||
 	    !lane_has_room(job->context->lane, READ_LEN + JOB_DATA_HEADER_LEN))
 		return false;
@@ -333,6 +335,19 @@ channel_pump(struct channel *channel)
 		lane_flush(channel->job->context->lane);
 }
 
+/* The shim hears of a new size by a signal, which a key typed right after it must not overtake. */
+static void
+job_look_at_size(struct job *job, const struct channel *channel)
+{
+	struct job_control winch = { .type = JOB_WINCH };
+
+	if (channel->kind != JOB_STREAM_TTY || channel->sink == NULL ||
+	    !terminal_size(sink_fd(channel->sink), &winch.winsize) ||
+	    memcmp(&winch.winsize, &job->winsize, sizeof job->winsize) == 0)
+		return;
+	job_control(job, &winch);
+}
+
 static void
 input_more(void *arg)
 {
@@ -341,9 +356,24 @@ input_more(void *arg)
 
 	job_enter(job);
 	job_look_at_caller(job); /* input that came after it was stopped must not overtake that */
+	job_look_at_size(job, channel);
 	channel_pump(channel);
 	job_leave(job);
 }
+
+static void
+input_revoke(void *arg)
+{
+	struct channel *channel = arg;
+	struct job *job = channel->job;
+
+	job_enter(job);
+	channel->revoking = true;
+	send_position(job, JOB_IN_REVOKE, channel->number, 0, 0);
+	job_leave(job);
+}
+
+static const struct source_events input_events = { input_more, input_revoke };
 
 /* ---- making a job --------------------------------------------------------------------------------------------- */
 
@@ -418,7 +448,7 @@ out_pipe_len(int fd, enum borrow_kind kind)
 static int
 channel_open_input(struct channel *channel, int fd, enum borrow_kind kind, struct err *err)
 {
-	return source_new(&channel->job->context->tools, fd, kind, input_more, channel, &channel->source, err);
+	return source_new(&channel->job->context->tools, fd, kind, &input_events, channel, &channel->source, err);
 }
 
 static int
@@ -696,6 +726,7 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 	job->arg = arg;
 	job->caller = caller;
 	job->ignored = local->ignored;
+	job->winsize = local->winsize;
 	job->busy = 1; /* nothing may free it before it is whole */
 	buf_init(&job->start, FRAME_LEN_MAX);
 	ev_timer_init(&job->deadline, deadline_passed, (double)context->config->command_timeout_s, 0.);
@@ -778,6 +809,8 @@ job_control(struct job *job, const struct job_control *control)
 		job_end_by_signal(job, control);
 	if (job->exited || job->done)
 		return;
+	if (control->type == JOB_WINCH)
+		job->winsize = control->winsize;
 	if (control_is_waiting(job, control))
 		return;
 	if (job->control_count == CONTROLS_MAX) {
@@ -1053,7 +1086,13 @@ take_position(struct job *job, const struct job_frame *frame)
 	}
 	if (channel->source == NULL)
 		return 0;
-	source_used(channel->source, position.offset);
+	if (frame->type == JOB_IN_REVOKED) {
+		channel->revoking = false;
+		channel->sent = position.offset;
+		source_revoked(channel->source, position.offset);
+	} else {
+		source_used(channel->source, position.offset);
+	}
 	if (frame->type == JOB_IN_CLOSED)
 		channel_close_source(channel);
 	else
@@ -1075,6 +1114,7 @@ take_frame(struct job *job, const struct job_frame *frame)
 		return job_number_decode(JOB_STOPPED, frame->body, &number) < 0 ? -EBADMSG : take_stopped(job, number);
 	case JOB_IN_USED:
 	case JOB_IN_CLOSED:
+	case JOB_IN_REVOKED:
 	case JOB_OUT_EOF:
 		return take_position(job, frame);
 	case JOB_EXIT:
@@ -1157,6 +1197,8 @@ job_repeat(struct job *job, const struct job_hello_entry *entry)
 		if (entry->streams[i].offset >= channel->used && entry->streams[i].offset <= channel->sent)
 			channel->sent = entry->streams[i].offset;
 		channel->eof_sent = false;
+		if (channel->revoking)
+			send_position(job, JOB_IN_REVOKE, channel->number, 0, 0);
 	}
 	for (size_t i = 0; i < job->channel_count; i++) {
 		struct channel *channel = &job->channels[i];

@@ -32,6 +32,7 @@ enum {
 	/* until the guest has answered for the first time, nothing that could be lost runs there */
 	FIRST_SILENCE_MS = 30000,
 	ATTEMPT_MS_MIN = 1000,
+	OPENING_MS_MIN = 60000,
 };
 static const double PAUSE_FIRST_S = 0.05, PAUSE_MAX_S = 5.;
 
@@ -693,8 +694,12 @@ lane_on_first(struct lane *lane, void (*first)(void *arg, const struct err *err)
 static void
 lane_pause(struct lane *lane, double pause_s)
 {
-	int64_t left_ms = (int64_t)lane->config->lease_ms - (clock_now_ms() - lane->heard_ms);
+	int64_t left_ms = (int64_t)lane->config->lease_ms;
 
+	if (lane->state == LANE_UP)
+		left_ms -= clock_now_ms() - lane->heard_ms;
+	else if (left_ms < OPENING_MS_MIN)
+		left_ms = OPENING_MS_MIN; /* nothing runs there yet that the guest could end */
 	lane->state = LANE_PAUSED;
 	if (!ev_is_active(&lane->broken)) {
 		ev_timer_set(&lane->broken, left_ms > 0 ? (double)left_ms / 1000. : 0., 0.);
@@ -755,8 +760,7 @@ lease_over(struct ev_loop *loop, struct ev_timer *timer, int events)
 
 	(void)loop;
 	(void)events;
-	snprintf(err.text, sizeof err.text, "the sandbox could not be reached for %" PRIu32 " ms",
-		 lane->config->lease_ms);
+	snprintf(err.text, sizeof err.text, "the sandbox could not be reached in time");
 	drop_exec(lane);
 	sandbox_reconnect(lane->sandbox);
 	ev_timer_stop(lane->loop, &lane->pause);

@@ -509,7 +509,8 @@ part_begin(struct part *part)
 	struct modal_router *router = sandbox_router(exec->sandbox);
 	bool idle = false;
 
-	if (part->over || router == NULL)
+	/* want() may have woken the part while its call was being made */
+	if (part->over || part->call != NULL || router == NULL)
 		return;
 	part->optimistic = !exec->started;
 	part->early = false;

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "shim/base/buf.h"
@@ -17,10 +18,32 @@ enum {
 	PIPE_BULK_AFTER = 1024 * 1024,
 };
 
+/* How long a command may sit on bytes that another one waits for; twice as long after each turn in which nobody consumed
+ * anything. */
+static const double TURN_FIRST_S = 0.05, TURN_MAX_S = 1.;
+
+/* One pipe, and the commands that have it as their input. */
+struct shared_pipe {
+	struct shared_pipe *next;
+	dev_t dev;
+	ino_t ino;
+	struct source_tools *tools;
+	struct source *members;
+	struct source *holder; /* the one whose command may have unconsumed bytes of it */
+	bool consumed;	       /* since the timer was set */
+	bool revoking;
+	double turn_s;
+	struct ev_timer turn; /* runs while somebody waits */
+};
+
 struct source {
-	const struct source_tools *tools;
+	struct source_tools *tools;
 	enum borrow_kind kind;
 	int fd;
+	struct shared_pipe *shared; /* pipe */
+	struct source *next_member;
+	bool waiting;	      /* pipe: for its turn */
+	uint64_t peeked;      /* pipe: read beyond `used`, up to here */
 	uint64_t used;	      /* consumed by the command and, for a pipe, taken out */
 	off_t start;	      /* file: the shared offset at the beginning */
 	uint64_t settled;     /* file: how far the shared offset has been moved on */
@@ -29,14 +52,14 @@ struct source {
 	bool bulk;	      /* pipe: enlarged */
 	struct edge edge;     /* pipe: more bytes, or the writers have gone */
 	struct ev_io watcher; /* other kinds */
-	void (*more)(void *arg);
+	const struct source_events *events;
 	void *arg;
 };
 
 int
 source_tools_init(struct source_tools *tools, struct ev_loop *loop, struct edge_set *edges, struct err *err)
 {
-	*tools = (struct source_tools){ loop, edges, -1, { -1, -1 } };
+	*tools = (struct source_tools){ loop, edges, -1, { -1, -1 }, NULL };
 	tools->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (tools->null_fd < 0)
 		return err_errno(err, errno, "/dev/null");
@@ -61,7 +84,7 @@ pipe_changed(struct edge *edge, uint32_t epoll_events)
 	struct source *source = (struct source *)((char *)edge - offsetof(struct source, edge));
 
 	(void)epoll_events;
-	source->more(source->arg);
+	source->events->more(source->arg);
 }
 
 static void
@@ -71,18 +94,157 @@ descriptor_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 
 	(void)events;
 	ev_io_stop(loop, watcher); /* started again when a read finds nothing */
-	source->more(source->arg);
+	source->events->more(source->arg);
 }
+
+/* ---- pipes that several commands read --------------------------------------------------------------------------- */
+
+static struct source *
+next_waiting(const struct shared_pipe *shared)
+{
+	struct source *start = shared->holder != NULL ? shared->holder->next_member : NULL, *member;
+
+	for (member = start; member != NULL; member = member->next_member) {
+		if (member->waiting)
+			return member;
+	}
+	for (member = shared->members; member != start; member = member->next_member) {
+		if (member->waiting)
+			return member;
+	}
+	return NULL;
+}
+
+/* Hands the pipe on to whoever waits. */
+static void
+pipe_pass_on(struct shared_pipe *shared)
+{
+	struct source *next = next_waiting(shared);
+
+	shared->holder = next;
+	shared->revoking = false;
+	if (next == NULL) {
+		ev_timer_stop(shared->tools->loop, &shared->turn);
+		return;
+	}
+	next->waiting = false;
+	next->events->more(next->arg);
+}
+
+static void
+turn_over(struct ev_loop *loop, struct ev_timer *timer, int events)
+{
+	struct shared_pipe *shared = timer->data;
+
+	(void)events;
+	if (shared->holder == NULL || next_waiting(shared) == NULL || shared->revoking) {
+		ev_timer_stop(loop, timer);
+		return;
+	}
+	if (shared->holder->peeked == shared->holder->used) {
+		pipe_pass_on(shared);
+		return;
+	}
+	if (shared->consumed) {
+		shared->turn_s = TURN_FIRST_S;
+	} else {
+		shared->turn_s = shared->turn_s * 2 < TURN_MAX_S ? shared->turn_s * 2 : TURN_MAX_S;
+		shared->revoking = true;
+		shared->holder->events->revoke(shared->holder->arg);
+	}
+	shared->consumed = false;
+	timer->repeat = shared->turn_s;
+	ev_timer_again(loop, timer);
+}
+
+/* Whether this source may peek now; otherwise more() is called when it is its turn. */
+static bool
+pipe_take(struct source *source)
+{
+	struct shared_pipe *shared = source->shared;
+
+	if (shared->holder == source)
+		return !shared->revoking;
+	if (shared->holder == NULL || (shared->holder->peeked == shared->holder->used && !shared->revoking)) {
+		shared->holder = source;
+		return true;
+	}
+	source->waiting = true;
+	if (!ev_is_active(&shared->turn)) {
+		shared->consumed = false;
+		shared->turn.repeat = shared->turn_s;
+		ev_timer_again(shared->tools->loop, &shared->turn);
+	}
+	return false;
+}
+
+static int
+pipe_join(struct source *source)
+{
+	struct source_tools *tools = source->tools;
+	struct shared_pipe *shared;
+	struct stat st;
+
+	if (fstat(source->fd, &st) < 0)
+		return -errno;
+	for (shared = tools->pipes; shared != NULL; shared = shared->next) {
+		if (shared->dev == st.st_dev && shared->ino == st.st_ino)
+			break;
+	}
+	if (shared == NULL) {
+		shared = calloc(1, sizeof *shared);
+		if (shared == NULL)
+			return -ENOMEM;
+		*shared = (struct shared_pipe){ .next = tools->pipes, .dev = st.st_dev, .ino = st.st_ino, .tools = tools,
+						.turn_s = TURN_FIRST_S };
+		ev_timer_init(&shared->turn, turn_over, 0., 0.);
+		shared->turn.data = shared;
+		tools->pipes = shared;
+	}
+	source->shared = shared;
+	source->next_member = shared->members;
+	shared->members = source;
+	return 0;
+}
+
+static void
+pipe_leave(struct source *source)
+{
+	struct shared_pipe *shared = source->shared, **at;
+	struct source **member;
+
+	if (shared == NULL)
+		return;
+	for (member = &shared->members; *member != source; member = &(*member)->next_member)
+		;
+	*member = source->next_member;
+	if (shared->holder == source) {
+		shared->holder = NULL;
+		pipe_pass_on(shared);
+	}
+	if (shared->members != NULL)
+		return;
+	ev_timer_stop(shared->tools->loop, &shared->turn);
+	for (at = &shared->tools->pipes; *at != shared; at = &(*at)->next)
+		;
+	*at = shared->next;
+	free(shared);
+}
+
+/* ---- one source --------------------------------------------------------------------------------------------------- */
 
 static int
 source_open(struct source *source)
 {
+	int r;
+
 	switch (source->kind) {
 	case BORROW_FILE:
 		source->start = lseek(source->fd, 0, SEEK_CUR);
 		return source->start < 0 ? -errno : 0;
 	case BORROW_PIPE:
-		return edge_watch(source->tools->edges, &source->edge, EPOLLIN);
+		r = pipe_join(source);
+		return r < 0 ? r : edge_watch(source->tools->edges, &source->edge, EPOLLIN);
 	case BORROW_SOCKET:
 	case BORROW_TTY:
 	case BORROW_OTHER:
@@ -96,7 +258,7 @@ source_open(struct source *source)
 }
 
 int
-source_new(const struct source_tools *tools, int fd, enum borrow_kind kind, void (*more)(void *arg), void *arg,
+source_new(struct source_tools *tools, int fd, enum borrow_kind kind, const struct source_events *events, void *arg,
 	   struct source **ret, struct err *err)
 {
 	struct source *source = calloc(1, sizeof *source);
@@ -111,7 +273,7 @@ source_new(const struct source_tools *tools, int fd, enum borrow_kind kind, void
 		fd = private;
 		kind = BORROW_PRIVATE;
 	}
-	*source = (struct source){ .tools = tools, .kind = kind, .fd = fd, .more = more, .arg = arg };
+	*source = (struct source){ .tools = tools, .kind = kind, .fd = fd, .events = events, .arg = arg };
 	source->edge = (struct edge){ fd, pipe_changed };
 	buf_init(&source->ahead, IN_WINDOW);
 	r = source_open(source);
@@ -146,10 +308,15 @@ read_pipe(struct source *source, uint64_t offset, void *data, size_t len, bool *
 	if (r < 0)
 		return r;
 	if (waiting <= skip) {
-		*ret_end = hung_up;
-		return hung_up ? 0 : -EAGAIN;
+		/* an end is final, and what is unconsumed may still have to be given to another command */
+		*ret_end = hung_up && (skip == 0 || source->shared->members->next_member == NULL);
+		return *ret_end ? 0 : -EAGAIN;
 	}
+	if (!pipe_take(source))
+		return -EAGAIN;
 	n = borrow_peek(source->fd, source->tools->scratch, skip, data, len);
+	if (n > 0 && offset + (uint64_t)n > source->peeked)
+		source->peeked = offset + (uint64_t)n;
 	return n == 0 ? -EAGAIN : n;
 }
 
@@ -208,6 +375,9 @@ source_used(struct source *source, uint64_t offset)
 	len = (size_t)(offset - source->used);
 	source->used = offset;
 	if (source->kind == BORROW_PIPE) {
+		if (source->peeked < source->used)
+			source->peeked = source->used;
+		source->shared->consumed = true;
 		borrow_drop(source->fd, source->tools->null_fd, len);
 		if (!source->bulk && source->used > PIPE_BULK_AFTER) {
 			source->bulk = true;
@@ -216,6 +386,17 @@ source_used(struct source *source, uint64_t offset)
 		}
 	} else if (source->kind != BORROW_FILE) {
 		buf_consume(&source->ahead, len < buf_len(&source->ahead) ? len : buf_len(&source->ahead));
+	}
+}
+
+void
+source_revoked(struct source *source, uint64_t offset)
+{
+	source_used(source, offset);
+	source->peeked = source->used;
+	if (source->shared != NULL && source->shared->holder == source) {
+		source->waiting = true; /* at the end of the line */
+		pipe_pass_on(source->shared);
 	}
 }
 
@@ -249,6 +430,7 @@ source_free(struct source *source)
 	if (source == NULL)
 		return;
 	source_settle(source);
+	pipe_leave(source);
 	edge_unwatch(source->tools->edges, &source->edge);
 	source_pause(source);
 	buf_free(&source->ahead);

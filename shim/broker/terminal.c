@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <termios.h>
@@ -145,4 +146,15 @@ terminal_give(struct terminal_set *set, struct terminal *terminal)
 	*at = terminal->next;
 	fd_close(&terminal->fd);
 	free(terminal);
+}
+
+bool
+terminal_size(int fd, struct job_winsize *ret)
+{
+	struct winsize size;
+
+	if (ioctl(fd, TIOCGWINSZ, &size) < 0)
+		return false;
+	*ret = (struct job_winsize){ size.ws_row, size.ws_col, size.ws_xpixel, size.ws_ypixel };
+	return true;
 }

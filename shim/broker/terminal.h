@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "proto/job.h"
+
 struct terminal;
 
 /* The terminals in use, which several commands may share (a pipeline). */
@@ -29,6 +31,9 @@ struct terminal *terminal_take(struct terminal_set *set, int fd, bool keep_outpu
 
 /* Switches output processing off in settings as TCGETS gives them (len bytes at settings). */
 void terminal_plain_output(uint8_t *settings, size_t len);
+
+/* The size of the terminal fd.  False when it is none any more. */
+bool terminal_size(int fd, struct job_winsize *ret);
 
 /* One user less; the last one puts the settings back.  NULL is fine. */
 void terminal_give(struct terminal_set *set, struct terminal *terminal);

@@ -268,6 +268,38 @@ input_settle_exit(struct input *input)
 	input_settle(input);
 }
 
+/* What the pipe holds is read back; what the command reads at the same time is not there any more, so the count is exact. */
+static void
+input_take_back(struct input *input)
+{
+	cleanup_close int own_fd = input->probe_fd < 0 ? pipe_open(input->watch.fd, O_RDONLY | O_NONBLOCK) : -1;
+	int fd = input->probe_fd < 0 ? own_fd : input->probe_fd;
+	char bytes[4096];
+	ssize_t got = 1;
+
+	while (fd >= 0 && got > 0) {
+		got = read(fd, bytes, sizeof bytes);
+		if (got > 0)
+			input->written -= (uint64_t)got;
+	}
+}
+
+void
+input_revoke(struct input *input)
+{
+	if (input->closed)
+		return; /* IN_CLOSED says it all */
+	if (!input->terminal) {
+		buf_consume(&input->queue, buf_len(&input->queue));
+		input_take_back(input);
+		input->received = input->written;
+		input_measure(input);
+	}
+	input->revoked = true;
+	job_input_changed(input->job);
+	input_settle(input);
+}
+
 void
 input_poll(struct input *input, int64_t now_us)
 {
@@ -303,16 +335,18 @@ int
 input_emit(struct input *input, struct batch *batch)
 {
 	struct job_position position = { .stream = input->number, .offset = input->used };
-	uint8_t type = input->closed ? JOB_IN_CLOSED : JOB_IN_USED;
+	uint8_t type = input->closed ? JOB_IN_CLOSED : input->revoked ? JOB_IN_REVOKED : JOB_IN_USED;
 	int r;
 
-	if (input->closed ? input->closed_sent : !input->report)
+	if (input->closed ? input->closed_sent : !input->report && !input->revoked)
 		return 0;
+	if (type == JOB_IN_REVOKED)
+		position.offset = input->received;
 	r = job_position_encode(batch_heads(batch), type, input->job->number, &position);
 	if (r < 0)
 		return r;
 	input->reported = input->used;
-	input->report = false;
+	input->report = input->revoked = false;
 	input->closed_sent = input->closed;
 	return 0;
 }

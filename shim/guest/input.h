@@ -33,6 +33,7 @@ struct input {
 	bool closed; /* nobody will consume anything any more; `used` is final */
 	bool closed_sent;
 	bool report; /* IN_USED is due */
+	bool revoked; /* IN_REVOKED is due */
 };
 
 /* Takes ownership of fd (not blocking). The watch and input_poll() call back job_input_changed()
@@ -51,6 +52,9 @@ void input_poll(struct input *input, int64_t now_us);
 /* The command's main process has ended: measures exactly, and closes when no other process can
  * read. */
 void input_settle_exit(struct input *input);
+
+/* IN_REVOKE: takes back what the command has not consumed; IN goes on from `used`. */
+void input_revoke(struct input *input);
 
 /* Closes at once; `used` is what it is now. */
 void input_close(struct input *input);

@@ -937,6 +937,8 @@ job_emit(struct job *job, struct batch *batch)
 		r = output_emit(&job->outputs[i], batch, &budget);
 		more |= r > 0;
 	}
+	for (size_t i = 0; r >= 0 && !more && i < job->output_count; i++)
+		r = output_emit_end(&job->outputs[i], batch);
 	for (size_t i = 0; r >= 0 && i < job->input_count; i++)
 		r = input_emit(&job->inputs[i], batch);
 	if (r >= 0)

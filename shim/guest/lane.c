@@ -236,6 +236,23 @@ handle_out_close(struct lane *lane, struct job *job, const struct job_frame *fra
 }
 
 static int
+handle_in_revoke(struct lane *lane, struct job *job, const struct job_frame *frame)
+{
+	struct job_position position;
+	struct input *input;
+	int r = job_position_decode(JOB_IN_REVOKE, frame->body, &position);
+
+	(void)lane;
+	if (r < 0)
+		return r;
+	input = job_input(job, position.stream);
+	if (input == NULL)
+		return stream_missing(job);
+	input_revoke(input);
+	return 0;
+}
+
+static int
 handle_control(struct lane *lane, struct job *job, const struct job_frame *frame)
 {
 	struct job_control control;
@@ -290,6 +307,7 @@ static const struct job_handler {
 	{ JOB_ACK, handle_ack },	     { JOB_OUT_CLOSE, handle_out_close },
 	{ JOB_SIGNAL, handle_control },	     { JOB_WINCH, handle_control },
 	{ JOB_EXIT_ACK, handle_exit_ack },   { JOB_KILL, handle_kill },
+	{ JOB_IN_REVOKE, handle_in_revoke },
 };
 
 static int

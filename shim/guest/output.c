@@ -242,20 +242,23 @@ output_emit_data(struct output *output, struct batch *batch, size_t *budget)
 int
 output_emit(struct output *output, struct batch *batch, size_t *budget)
 {
-	struct job_position end = { .stream = output->number, .offset = output->received };
 	int r = output_emit_data(output, batch, budget);
 
-	if (r < 0)
-		return r;
-	if (output->sent < output->received)
-		return 1;
-	if (!output->ended || output->eof_sent)
+	return r < 0 ? r : output->sent < output->received;
+}
+
+int
+output_emit_end(struct output *output, struct batch *batch)
+{
+	struct job_position end = { .stream = output->number, .offset = output->received };
+	int r;
+
+	if (!output->ended || output->eof_sent || output->sent < output->received)
 		return 0;
 	r = job_position_encode(batch_heads(batch), JOB_OUT_EOF, output->job->number, &end);
-	if (r < 0)
-		return r;
-	output->eof_sent = true;
-	return 0;
+	if (r == 0)
+		output->eof_sent = true;
+	return r;
 }
 
 bool

@@ -57,9 +57,12 @@ int output_acknowledge(struct output *output, uint64_t offset, uint32_t window);
  * -EBADMSG. */
 int output_resume(struct output *output, uint64_t offset, uint32_t window);
 
-/* Encodes OUT of at most *budget bytes, and OUT_EOF when due; takes what it encoded off *budget.
- * Returns 1 when there is more to send, 0, -errno. */
+/* Encodes OUT of at most *budget bytes and takes them off it.  Returns 1 when there is more to send, 0, -errno. */
 int output_emit(struct output *output, struct batch *batch, size_t *budget);
+
+/* Encodes OUT_EOF when it is due: after the data of all outputs, so that one stream's end does not overtake what was written to
+ * another before.  Returns 0 or -errno. */
+int output_emit_end(struct output *output, struct batch *batch);
 
 /* Whether another process than the command itself may have written what is held: somebody has it open still. */
 bool output_has_writers(const struct output *output);
