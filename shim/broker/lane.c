@@ -29,8 +29,7 @@ enum {
 	 * attempts are given up sooner */
 	PINGS_PER_LEASE = 6,
 	SILENCES_PER_LEASE = 2,
-	/* until the guest has answered for the first time, nothing that could be lost runs there */
-	FIRST_SILENCE_MS = 30000,
+	INSTALL_SILENCE_MS = 30000, /* of which nothing is heard until it is done */
 	ATTEMPT_MS_MIN = 1000,
 	OPENING_MS_MIN = 60000,
 };
@@ -94,7 +93,7 @@ struct lane {
 	struct ev_timer ping;
 	struct ev_timer idle;
 	struct ev_timer pause;
-	struct ev_timer broken; /* runs from a break until the lease is over */
+	struct ev_timer broken; /* while it is not up: until the lease is over, or long enough was waited */
 	double pause_s;
 	int64_t heard_ms;
 	uint64_t ping_token;
@@ -654,6 +653,17 @@ sandbox_gone(void *arg, const char *reason)
 
 static const struct sandbox_events sandbox_events = { sandbox_ready, sandbox_failed, sandbox_gone };
 
+/* Unless that time runs already. */
+static void
+lane_give_up_after(struct lane *lane, int64_t left_ms)
+{
+	if (ev_is_active(&lane->broken))
+		return;
+	ev_now_update(lane->loop);
+	ev_timer_set(&lane->broken, left_ms > 0 ? (double)left_ms / 1000. : 0., 0.);
+	ev_timer_start(lane->loop, &lane->broken);
+}
+
 static void
 lane_open(struct lane *lane)
 {
@@ -663,11 +673,9 @@ lane_open(struct lane *lane)
 		lane->state = LANE_SANDBOX;
 		return;
 	}
-	/* installing and greeting take no longer than a lease; after a break the time runs already */
-	if (!ev_is_active(&lane->broken)) {
-		ev_timer_set(&lane->broken, (double)lane->config->lease_ms / 1000., 0.);
-		ev_timer_start(lane->loop, &lane->broken);
-	}
+	/* nothing runs there that the guest could end: only the patience of those who wait counts */
+	lane_give_up_after(lane, (int64_t)lane->config->lease_ms > OPENING_MS_MIN ? lane->config->lease_ms
+											  : OPENING_MS_MIN);
 	if (lane->directory[0] == '\0')
 		lane_install(lane);
 	else
@@ -694,17 +702,8 @@ lane_on_first(struct lane *lane, void (*first)(void *arg, const struct err *err)
 static void
 lane_pause(struct lane *lane, double pause_s)
 {
-	int64_t left_ms = (int64_t)lane->config->lease_ms;
-
-	if (lane->state == LANE_UP)
-		left_ms -= clock_now_ms() - lane->heard_ms;
-	else if (left_ms < OPENING_MS_MIN)
-		left_ms = OPENING_MS_MIN; /* nothing runs there yet that the guest could end */
 	lane->state = LANE_PAUSED;
-	if (!ev_is_active(&lane->broken)) {
-		ev_timer_set(&lane->broken, left_ms > 0 ? (double)left_ms / 1000. : 0., 0.);
-		ev_timer_start(lane->loop, &lane->broken);
-	}
+	lane_give_up_after(lane, (int64_t)lane->config->lease_ms - (clock_now_ms() - lane->heard_ms));
 	ev_timer_set(&lane->pause, pause_s, 0.);
 	ev_timer_start(lane->loop, &lane->pause);
 }
@@ -775,8 +774,8 @@ silence_max_ms(const struct lane *lane)
 
 	if (lane->state == LANE_UP)
 		return lease_ms / SILENCES_PER_LEASE;
-	if (lane->state == LANE_INSTALLING || !ev_is_active(&lane->broken))
-		return FIRST_SILENCE_MS;
+	if (lane->state == LANE_INSTALLING)
+		return INSTALL_SILENCE_MS;
 	return attempt_ms > ATTEMPT_MS_MIN ? attempt_ms : ATTEMPT_MS_MIN;
 }
 

@@ -657,7 +657,16 @@ def stdin_is_still_borrowed(run):
 @check
 def large_starts(run):
     """Commands of which each takes several round trips to say, while the lane and the connection break."""
-    with World(run, "large", config={"lane_recycle": 2 * MIB}) as world:
+    return start_large(run)
+
+
+@check
+def large_starts_by_single_writes(run):
+    return start_large(run, ("--unary-stdin-only",))
+
+
+def start_large(run, loopback=()):
+    with World(run, "large", loopback=loopback, config={"lane_recycle": 2 * MIB}) as world:
         words = [f"{number:06d}" + "x" * 100000 for number in range(12)]
         world.proxy.tell(f"random {run.seed} 30 200000")
         processes = [subprocess.Popen(
@@ -917,11 +926,13 @@ ALONE = (random_cuts, stalled_readers)
 class Run:
     """What one check is given, and where its logs go."""
 
+    numbers = itertools.count()
+
     def __init__(self, args, work, function):
         self.quick, self.seed, self.function = args.quick, args.seed, function
         self.build_dir, self.tool_dir, self.work = args.build_dir.resolve(), args.tool_dir, work
         self.random = random.Random(f"{args.seed} {function.__name__}")
-        self.numbers, self.logs = itertools.count(), []
+        self.logs = []
 
     @staticmethod
     def free_port():
