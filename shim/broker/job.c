@@ -77,6 +77,8 @@ struct job {
 	uint32_t controls_sent; /* on the present lane */
 	uint32_t control_sequence;
 
+	uint32_t token_stream; /* of make's jobserver, to be read */
+	int token_fd;	       /* our copy of its other end, until the stream is opened; else -1 */
 	uint32_t left_behind; /* bit i: the descriptor of stream i cannot cross */
 	struct ev_timer deadline;
 	struct ev_timer stall;
@@ -448,6 +450,13 @@ out_pipe_len(int fd, enum borrow_kind kind)
 static int
 channel_open_input(struct channel *channel, int fd, enum borrow_kind kind, struct err *err)
 {
+	int return_fd = channel->job->token_fd >= 0 && channel->number == channel->job->token_stream ?
+				fd_steal(&channel->job->token_fd) :
+				-1;
+
+	if (return_fd >= 0)
+		return source_new_tokens(&channel->job->context->tools, fd, return_fd, &input_events, channel,
+					 &channel->source, err);
 	return source_new(&channel->job->context->tools, fd, kind, &input_events, channel, &channel->source, err);
 }
 
@@ -513,6 +522,43 @@ channel_open(struct channel *channel, struct job_stream *stream, int fd, struct 
 	}
 	channel->kind = (enum job_stream_kind)stream->kind;
 	return r;
+}
+
+/* The value of MAKEFLAGS, which the caller frees, or NULL. */
+static char *
+find_makeflags(struct job_strings env)
+{
+	static const char name[] = "MAKEFLAGS=";
+	const size_t name_len = sizeof name - 1;
+	struct view item;
+
+	while (job_strings_next(&env, &item)) {
+		if (item.len >= name_len && memcmp(item.data, name, name_len) == 0)
+			return strndup((const char *)item.data + name_len, item.len - name_len);
+	}
+	return NULL;
+}
+
+/* Of a jobserver both ends must have been passed. */
+static void
+job_find_tokens(struct job *job, const struct job_start *start, const int *fds, size_t fd_count)
+{
+	char *makeflags = find_makeflags(start->env);
+	unsigned read_end, write_end;
+	size_t next = 0;
+
+	job->token_fd = -1;
+	if (makeflags != NULL && policy_jobserver(makeflags, &read_end, &write_end)) {
+		job->token_stream = read_end;
+		for (uint32_t i = 0; i < start->stream_count && next < fd_count; i++) {
+			if (start->streams[i].kind != JOB_STREAM_PASSED)
+				continue;
+			if (start->streams[i].stream == write_end && job->token_fd < 0)
+				job->token_fd = fcntl(fds[next], F_DUPFD_CLOEXEC, 3);
+			next++;
+		}
+	}
+	free(makeflags);
 }
 
 /* Takes over every descriptor, also on failure. */
@@ -732,7 +778,9 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 	ev_timer_init(&job->deadline, deadline_passed, (double)context->config->command_timeout_s, 0.);
 	ev_timer_init(&job->stall, stall_passed, EXIT_STALL_MS / 1000., EXIT_STALL_MS / 1000.);
 	job->deadline.data = job->stall.data = job;
+	job_find_tokens(job, local, fds, fd_count);
 	r = job_open_channels(job, &start, fds, fd_count, err);
+	fd_close(&job->token_fd);
 	if (r == 0)
 		job_prepare_terminal(job, &start, settings);
 	if (r == 0)

@@ -278,6 +278,20 @@ policy_names_descriptor(char *const *argv, char *const *env, unsigned number)
 	return false;
 }
 
+bool
+policy_jobserver(const char *makeflags, unsigned *ret_read, unsigned *ret_write)
+{
+	static const char *const options[] = { "--jobserver-auth=", "--jobserver-fds=", NULL };
+	const char *option;
+
+	for (size_t i = 0; options[i] != NULL; i++) {
+		option = strstr(makeflags, options[i]);
+		if (option != NULL && sscanf(option + strlen(options[i]), "%u,%u", ret_read, ret_write) == 2)
+			return true;
+	}
+	return false;
+}
+
 int
 policy_cwd(const struct config *config, const char *cwd, const char **ret, struct err *err)
 {

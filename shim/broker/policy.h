@@ -28,6 +28,10 @@ char **policy_env_filter(const struct config *config, char *const *env);
  * missed by the command. */
 bool policy_names_descriptor(char *const *argv, char *const *env, unsigned number);
 
+/* The pair of descriptors through which make's jobserver hands out tokens, if this value of MAKEFLAGS speaks of one: GNU make manual,
+ * "POSIX Jobserver Interaction". */
+bool policy_jobserver(const char *makeflags, unsigned *ret_read, unsigned *ret_write);
+
 /* The directory in the sandbox for the caller's cwd: the same path inside terminal.cwd's tree;
  * elsewhere terminal.cwd, or -ENOENT with *err set under strict_cwd. "Inside" is by path
  * component ("/a/bc" is not inside "/a/b") and ".." components are refused with -EINVAL. *ret

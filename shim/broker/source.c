@@ -8,6 +8,7 @@
 #include "shim/base/buf.h"
 #include "shim/base/fd.h"
 #include "shim/base/limits.h"
+#include "shim/broker/log.h"
 #include "shim/broker/source.h"
 
 enum {
@@ -16,6 +17,8 @@ enum {
 	PIPE_LEN_BULK = 1024 * 1024,
 	/* after so much a pipe is a bulk transfer, and peeking 64 KiB per round trip would be its speed */
 	PIPE_BULK_AFTER = 1024 * 1024,
+	/* a make in the sandbox that is not asking for a token yet keeps one from the others */
+	TOKENS_AHEAD = 1,
 };
 
 /* How long a command may sit on bytes that another one waits for; twice as long after each turn in which nobody consumed
@@ -48,6 +51,8 @@ struct source {
 	off_t start;	      /* file: the shared offset at the beginning */
 	uint64_t settled;     /* file: how far the shared offset has been moved on */
 	struct buf ahead;     /* other kinds: bytes from `used` on */
+	size_t ahead_max;
+	int return_fd;	      /* tokens: where those go that were not consumed; else -1 */
 	bool ended;	      /* other kinds: the end was read */
 	bool bulk;	      /* pipe: enlarged */
 	struct edge edge;     /* pipe: more bytes, or the writers have gone */
@@ -273,7 +278,8 @@ source_new(struct source_tools *tools, int fd, enum borrow_kind kind, const stru
 		fd = private;
 		kind = BORROW_PRIVATE;
 	}
-	*source = (struct source){ .tools = tools, .kind = kind, .fd = fd, .events = events, .arg = arg };
+	*source = (struct source){ .tools = tools, .kind = kind, .fd = fd, .events = events, .arg = arg,
+				   .ahead_max = IN_WINDOW, .return_fd = -1 };
 	source->edge = (struct edge){ fd, pipe_changed };
 	buf_init(&source->ahead, IN_WINDOW);
 	r = source_open(source);
@@ -283,6 +289,34 @@ source_new(struct source_tools *tools, int fd, enum borrow_kind kind, const stru
 	}
 	*ret = source;
 	return 0;
+}
+
+int
+source_new_tokens(struct source_tools *tools, int fd, int return_fd, const struct source_events *events, void *arg,
+		  struct source **ret, struct err *err)
+{
+	/* not as a pipe: it is read, not peeked */
+	int r = source_new(tools, fd, BORROW_OTHER, events, arg, ret, err);
+
+	if (r < 0) {
+		fd_cleanup(&return_fd);
+		return r;
+	}
+	(*ret)->ahead_max = TOKENS_AHEAD;
+	(*ret)->return_fd = return_fd;
+	return 0;
+}
+
+static void
+return_tokens(struct source *source)
+{
+	size_t len = buf_len(&source->ahead);
+
+	/* there is room: they came out of this pipe */
+	if (source->return_fd >= 0 && len > 0 &&
+	    borrow_write(source->return_fd, BORROW_PIPE, buf_head(&source->ahead), len) != (ssize_t)len)
+		log_warning("a token of make's jobserver could not be put back");
+	fd_close(&source->return_fd);
 }
 
 static ssize_t
@@ -328,7 +362,7 @@ read_ahead(struct source *source, uint64_t offset, void *data, size_t len, bool 
 	ssize_t n;
 
 	if (held == skip && !source->ended) {
-		room = IN_WINDOW - held < len ? IN_WINDOW - held : len;
+		room = source->ahead_max - held < len ? source->ahead_max - held : len;
 		if (room == 0)
 			return -EAGAIN; /* source_used() makes room */
 		tail = buf_reserve(&source->ahead, room);
@@ -433,6 +467,7 @@ source_free(struct source *source)
 	pipe_leave(source);
 	edge_unwatch(source->tools->edges, &source->edge);
 	source_pause(source);
+	return_tokens(source);
 	buf_free(&source->ahead);
 	fd_close(&source->fd);
 	free(source);

@@ -1,7 +1,8 @@
 /* source.h -- a caller's descriptor as the stdin of a command: borrowed, not drained.
  *
  * A file is read at an offset of our own and its shared offset is put where the command stopped.  A pipe is peeked, and only what
- * the command consumed is taken out; commands that share one take turns (PROTOCOL.md, IN_REVOKE).  What can be neither (a socket, a terminal, a device) is read ahead by at most
+ * the command consumed is taken out; commands that share one take turns (PROTOCOL.md, IN_REVOKE).  Tokens of a jobserver, which are
+ * all alike and which make reads on this side too, are taken out one at a time, and put back when they were not used.  What can be neither (a socket, a terminal, a device) is read ahead by at most
  * IN_WINDOW and kept until it is consumed. */
 #ifndef SHIM_BROKER_SOURCE_H
 #define SHIM_BROKER_SOURCE_H
@@ -40,6 +41,10 @@ struct source_events {
 /* Takes over fd, also on failure. */
 int source_new(struct source_tools *tools, int fd, enum borrow_kind kind, const struct source_events *events, void *arg,
 	       struct source **ret, struct err *err);
+
+/* The same for the tokens in the pipe fd; return_fd, which is taken over too, is the pipe's other end. */
+int source_new_tokens(struct source_tools *tools, int fd, int return_fd, const struct source_events *events, void *arg,
+		      struct source **ret, struct err *err);
 
 /* Copies what is there from stream offset `offset` on (not below what was consumed, not above what was read before),
  * at most len bytes.  0 with *ret_end true is the end of the stream; -EAGAIN: more() will be called; -errno. */
