@@ -45,7 +45,7 @@ lines_of_proc() {
 cp "$work/token" "$evidence/positive"
 if grep -rqaF -f "$work/token" "$evidence/positive"; then ok "a token that is somewhere is found"; else not_ok "a token that is somewhere is found"; fi
 
-PLANTED_VARIABLE=$PLANTED sh -c 'sleep 1; env; cat /proc/*/environ /proc/*/cmdline' "$PLANTED" >"$evidence/remote environment" 2>&1 &
+PLANTED_VARIABLE=$PLANTED sh -c 'sleep 3; env; cat /proc/*/environ /proc/*/cmdline' "$PLANTED" >"$evidence/remote environment" 2>&1 &
 command=$!
 sleep 0.5
 lines_of_proc cmdline >"$evidence/arguments"
