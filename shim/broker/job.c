@@ -69,6 +69,7 @@ struct job {
 	bool done;
 	bool kill_wanted;
 	bool timed_out;
+	bool ending; /* it was told to end: what nobody takes is not waited for */
 	uint32_t busy; /* > 0 while a function of ours is on the stack: frees itself later */
 	struct job_exit exit;
 
@@ -711,7 +712,8 @@ output_written_in_all(const struct job *job)
 	return written;
 }
 
-/* What is still held of streams that others write to as well is no longer waited for when nobody takes it. */
+/* What is still held of streams that others write to as well, or of a command that was told to end, is no longer waited for
+ * when nobody takes it. */
 static void
 stall_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
@@ -724,7 +726,7 @@ stall_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
 	job_enter(job);
 	job->stall_written = written;
 	for (size_t i = 0; stalled && i < job->channel_count; i++) {
-		if (!job->channels[i].eof)
+		if (!job->channels[i].eof || job->ending)
 			job->channels[i].exit_mark = 0;
 	}
 	job_leave(job);
@@ -802,6 +804,14 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 
 /* ---- the caller ----------------------------------------------------------------------------------------------- */
 
+static bool
+tells_to_end(const struct job *job, const struct job_control *control)
+{
+	return control->type == JOB_SIGNAL && (job->ignored >> (control->signal - 1) & 1) == 0 &&
+	       (control->signal == SIGTERM || control->signal == SIGINT || control->signal == SIGHUP ||
+		control->signal == SIGQUIT);
+}
+
 /* The command has ended, but its output has not been taken: locally it would still be there, writing, and die of the
  * signal. */
 static void
@@ -810,9 +820,7 @@ job_end_by_signal(struct job *job, const struct job_control *control)
 	const struct job_events *events;
 	struct job_exit end = job->exit;
 
-	if (control->type != JOB_SIGNAL || (job->ignored >> (control->signal - 1) & 1) != 0 ||
-	    (control->signal != SIGTERM && control->signal != SIGINT && control->signal != SIGHUP &&
-	     control->signal != SIGQUIT))
+	if (!tells_to_end(job, control))
 		return;
 	job_enter(job);
 	for (size_t i = 0; i < job->channel_count; i++)
@@ -853,6 +861,7 @@ job_control(struct job *job, const struct job_control *control)
 {
 	struct job_control *kept;
 
+	job->ending = job->ending || tells_to_end(job, control);
 	if (job->exited)
 		job_end_by_signal(job, control);
 	if (job->exited || job->done)

@@ -511,6 +511,7 @@ job_launch(struct job *job, const struct job_start *start)
 		job_set_pid(job, pid);
 		job->started_pid = (uint32_t)pid;
 		job->blocked = start->blocked;
+		job->ignored = start->ignored;
 		job_ready(job, WAIT_STARTED_US);
 		return;
 	}
@@ -667,6 +668,21 @@ job_signal(struct job *job, int signal_number, uint8_t scope)
 	}
 }
 
+/* Of a command that has ended more may be on its way than a local pipe holds: there it would still be writing, and end by this
+ * signal. */
+static void
+job_told_to_end(struct job *job, int signal_number)
+{
+	if ((signal_number != SIGTERM && signal_number != SIGINT && signal_number != SIGHUP && signal_number != SIGQUIT) ||
+	    ((job->ignored | job->blocked) >> (signal_number - 1) & 1) != 0)
+		return;
+	job->ending = true;
+	if (job->exited && !job->exit_sent) {
+		job->exit.wstat = (struct wstat){ WSTAT_SIGNALED, (uint8_t)signal_number };
+		job_ready(job, WAIT_URGENT_US);
+	}
+}
+
 void
 job_control(struct job *job, const struct job_control *control)
 {
@@ -679,8 +695,10 @@ job_control(struct job *job, const struct job_control *control)
 				terminal_resize(job->outputs[i].watch.fd, &control->winsize);
 		return;
 	}
-	if (job->pid > 0)
-		job_signal(job, control->signal, control->scope);
+	if (job->pid <= 0)
+		return;
+	job_told_to_end(job, control->signal);
+	job_signal(job, control->signal, control->scope);
 }
 
 void
@@ -888,7 +906,7 @@ job_exit_due(const struct job *job)
 		return false;
 	for (size_t i = 0; i < job->output_count; i++)
 		if (!output_passed_mark(&job->outputs[i]) &&
-		    !(job->stalled && output_has_writers(&job->outputs[i])))
+		    !(job->stalled && (job->ending || output_has_writers(&job->outputs[i]))))
 			return false;
 	return true;
 }

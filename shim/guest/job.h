@@ -44,7 +44,9 @@ struct job {
 	uint64_t stall_sent;	/* output sent when it was last looked at */
 	int64_t stall_at_us;	/* when it is looked at again after the end; INT64_MAX: not */
 	bool stalled;		/* nothing more of it was taken: EXIT goes ahead of what others may have written */
+	bool ending;		/* it was told to end: what is stalled is not waited for, whoever wrote it */
 	uint64_t blocked;	/* signals that the command was started with blocked */
+	uint64_t ignored;	/* and with ignored */
 	int stop_signal;	/* the stop signal for which SIGSTOP stood in, else 0 */
 	int stopped_by;		/* what STOPPED is still to say, else 0 */
 	int process_signal;	/* last one sent to the process alone, for the rest of its group if it dies of it */
