@@ -264,6 +264,93 @@ START_TEST(test_cwd_with_dots_is_refused)
 }
 END_TEST
 
+/* Whether one word of argv, or one variable, speaks of the descriptor. */
+static bool
+word_names(const char *word, unsigned number)
+{
+	char *copy = strdup(word);
+	char program[] = "sh", option[] = "-c";
+	char *const argv[] = { program, option, copy, NULL }, *const env[] = { NULL };
+	bool names = policy_names_descriptor(argv, env, number);
+
+	free(copy);
+	return names;
+}
+
+static bool
+variable_names(const char *variable, unsigned number)
+{
+	char *copy = strdup(variable);
+	char program[] = "make", other[] = "LANG=C";
+	char *const argv[] = { program, NULL }, *const env[] = { other, copy, NULL };
+	bool names = policy_names_descriptor(argv, env, number);
+
+	free(copy);
+	return names;
+}
+
+START_TEST(test_descriptors_named_in_argv)
+{
+	static const char *const naming[] = { "/dev/fd/5",
+					      "cat /dev/fd/5 - ",
+					      "/proc/self/fd/5",
+					      "exec 3<&5",
+					      "echo x >&5",
+					      "echo x >&55; read y <&5-",
+					      "--jobserver-auth=5,6",
+					      "--jobserver-auth=4,5",
+					      "-j --jobserver-fds=5,6 -k" };
+	static const char *const others[] = { "",
+					      "5",
+					      "/dev/fd/",
+					      "/dev/fd/55",
+					      "/dev/fd/15",
+					      "/dev/fd/4/5",
+					      "/dev/fd/05",
+					      "/proc/5/fd/4",
+					      "exec 5</dev/null",
+					      "echo x >& 5",
+					      "echo x 2>&1",
+					      "echo x >&55",
+					      "--jobserver-auth=15,55",
+					      "--jobserver-auth=fifo:/tmp/x",
+					      "--level=5,5" };
+
+	for (size_t i = 0; i < sizeof naming / sizeof naming[0]; i++)
+		ck_assert_msg(word_names(naming[i], 5), "%s", naming[i]);
+	for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+		ck_assert_msg(!word_names(others[i], 5), "%s", others[i]);
+}
+END_TEST
+
+START_TEST(test_descriptors_named_in_env)
+{
+	static const char *const naming[] = { "LISTEN_FD=5",	"NOTIFY_SOCKET=5", "fd=5",
+					      "my_socket=5",	"INPUT=/dev/fd/5", "MAKEFLAGS= -j --jobserver-auth=5,6",
+					      "SCRIPT=cat <&5" };
+	static const char *const others[] = { "LISTEN_FD=55",	 "LISTEN_FD=5 ",     "LISTEN_FD=",
+					      "LISTEN_FDS=5",	 "COUNT=5",	     "FD_COUNT=5",
+					      "D=5",		 "/dev/fd/5=x",	     "SSH_AUTH_SOCKET=/tmp/5",
+					      "MAKEFLAGS=-j5,5", "noequals/dev/fd/5" };
+
+	for (size_t i = 0; i < sizeof naming / sizeof naming[0]; i++)
+		ck_assert_msg(variable_names(naming[i], 5), "%s", naming[i]);
+	for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+		ck_assert_msg(!variable_names(others[i], 5), "%s", others[i]);
+}
+END_TEST
+
+START_TEST(test_descriptors_of_any_length)
+{
+	char *const nothing[] = { NULL };
+
+	ck_assert(word_names("/dev/fd/4294967295", 4294967295u));
+	ck_assert(!word_names("/dev/fd/429496729", 4294967295u));
+	ck_assert(variable_names("X_FD=65535", 65535));
+	ck_assert(!policy_names_descriptor(nothing, nothing, 0));
+}
+END_TEST
+
 int
 main(void)
 {
@@ -287,6 +374,9 @@ main(void)
 	tcase_add_test(tcase, test_cwd_outside_is_replaced);
 	tcase_add_test(tcase, test_cwd_outside_is_refused_when_strict);
 	tcase_add_test(tcase, test_cwd_with_dots_is_refused);
+	tcase_add_test(tcase, test_descriptors_named_in_argv);
+	tcase_add_test(tcase, test_descriptors_named_in_env);
+	tcase_add_test(tcase, test_descriptors_of_any_length);
 	suite_add_tcase(suite, tcase);
 	return run_suite(suite);
 }
