@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 
 from cases import case
@@ -74,3 +75,15 @@ def with_asyncio(t):
     async def every():
         return await asyncio.gather(*(one(number) for number in range(20)))
     t.see("answers", asyncio.run(every()), [(b"a %d\n" % i, b"b\n", i) for i in range(20)])
+
+
+@case(97, "inside-itself", twin=False)
+def inside_itself(t):
+    """modalsh in its own sandbox finds no broker: it refuses, and does not loop."""
+    inner = t.path("sh")
+    shutil.copy(os.path.realpath(t.shell), inner)
+    t.leave_out("sh")
+    t.sh(f"{inner} -c 'echo ran'", label="same socket", status=125, out=b"",
+         err=lambda text: text.startswith(b"modalsh: no broker") and b"was not run" in text)
+    t.sh(f"MODALSH_SOCKET=/nowhere {inner} -c 'echo ran'", label="another", status=125, out=b"",
+         err=lambda text: text.startswith(b"modalsh: no broker") and b"was not run" in text)
