@@ -266,6 +266,9 @@ output_passed_mark(const struct output *output)
 {
 	if (output->ended)
 		return output->sent == output->received;
+	/* a terminal does not count what is on its way inside; when nobody writes any more, its end comes after that */
+	if (output->terminal && !output_has_writers(output))
+		return false;
 	return output->marked && output->sent >= output->mark;
 }
 

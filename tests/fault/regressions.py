@@ -336,11 +336,12 @@ def many_signals_while_nothing_crosses(run):
 
 # ---- terminals ----
 
-def terminal_output(master, held):
+def terminal_output(master, held, piece_len=PIPE_LEN, pause_s=0.):
     """Everything that is written to a terminal until nobody has it open."""
     with contextlib.suppress(OSError):
-        while data := os.read(master, PIPE_LEN):
+        while data := os.read(master, piece_len):
             held.append(data)
+            time.sleep(pause_s)
 
 
 @check
@@ -373,6 +374,33 @@ def unread_terminals(run):
                 require(output == expected, f"lines of {length}: {len(output)} bytes, not the {len(expected)} written")
         finally:
             for process, master, *_ in running:
+                stop(process, signal.SIGKILL)
+                os.close(master)
+
+
+@check
+def slowly_read_terminals(run):
+    """More is on its way inside the terminal in the sandbox than it says: it still comes before the end, and is processed once."""
+    expected = numbers(20000).replace(b"\n", b"\r\n")
+    with World(run, "slow") as world:
+        running = []
+        for _ in range(3):
+            master, slave = pty.openpty()
+            running.append((start(world, "seq 1 20000; exit 3", stdout=slave, stderr=subprocess.DEVNULL), master, []))
+            os.close(slave)
+        try:
+            readers = [threading.Thread(target=terminal_output, args=(master, held, 300, 0.004), daemon=True)
+                       for _, master, held in running]
+            for reader in readers:
+                reader.start()
+            for (process, _, held), reader in zip(running, readers):
+                finish(process)
+                reader.join(SOON_S)
+                require(process.returncode == 3, f"it ended with {process.returncode}")
+                output = b"".join(held)
+                require(output == expected, f"{len(output)} bytes, not the {len(expected)} written; {output[-30:]!r}")
+        finally:
+            for process, master, _ in running:
                 stop(process, signal.SIGKILL)
                 os.close(master)
 
