@@ -36,7 +36,7 @@
 #define OUT_WINDOW_MIN (64u * 1024)
 #define OUT_WINDOW_MAX (2u * 1024 * 1024)
 /* Growth beyond the minimum, over all streams of a broker: bounds its memory when many readers stall. */
-#define OUT_WINDOW_GROWTH_MAX (12u * 1024 * 1024)
+#define OUT_WINDOW_GROWTH_MAX (6u * 1024 * 1024)
 /* Input sent ahead of what the command has consumed: at first, and for one that consumes as fast as it is fed. */
 #define IN_WINDOW (256u * 1024)
 #define IN_WINDOW_MAX (2u * 1024 * 1024)

@@ -21,7 +21,7 @@ enum {
 	CONNS_MAX = JOBS_MAX + 64,
 	USERS_MAX = 64,
 	BACKLOG = 1024,
-	RECEIVE_LEN = 64 * 1024,
+	RECEIVE_LEN = 16 * 1024,
 	/* the largest reply and the frames of a command's end */
 	OUT_LEN_MAX = REPLY_LEN_MAX + 64 * 1024,
 	/* a local process that connects says at once what it wants */

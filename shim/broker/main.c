@@ -3,6 +3,7 @@
 #include <ev.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 
 #include "shim/base/clock.h"
 #include "shim/base/fd.h"
+#include "shim/base/limits.h"
 #include "shim/broker/config.h"
 #include "shim/broker/conn.h"
 #include "shim/broker/cred.h"
@@ -308,6 +310,7 @@ main(int argc, char **argv)
 	int r;
 
 	prctl(PR_SET_DUMPABLE, 0); /* before the token is read */
+	mallopt(M_MMAP_THRESHOLD, OUT_WINDOW_MIN); /* what waits for a stalled reader is given back page by page */
 	if (fd_ensure_stdio(was_open) < 0)
 		return 1;
 	r = parse_options(argc, argv, &broker.options);
