@@ -67,12 +67,19 @@ secret_alloc(size_t len)
 
 	if (memory == MAP_FAILED)
 		return NULL;
-	/* RLIMIT_MEMLOCK may be 0 and old kernels know neither advice: the process is not
+	/* RLIMIT_MEMLOCK may be 0 and old kernels know no such advice: the process is not
 	 * dumpable anyway */
 	madvise(memory, len, MADV_DONTDUMP);
-	madvise(memory, len, MADV_WIPEONFORK);
 	mlock(memory, len);
 	return memory;
+}
+
+/* Locks are not inherited, and what is wiped at a fork is not there afterwards. */
+void
+cred_pin(struct cred *cred)
+{
+	madvise(cred, sizeof *cred, MADV_WIPEONFORK);
+	mlock(cred, sizeof *cred);
 }
 
 static void

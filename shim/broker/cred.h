@@ -18,6 +18,9 @@ struct cred;
 int cred_load(const struct config *config, struct cred **ret, struct err *err);
 void cred_free(struct cred *cred);
 
+/* After the last fork: the secret stays in this process's memory, and in no later child's. */
+void cred_pin(struct cred *cred);
+
 const char *cred_token_id(const struct cred *cred);
 const char *cred_token_secret(const struct cred *cred);
 

@@ -287,8 +287,10 @@ broker_run(struct broker *broker, struct err *err)
 {
 	int r;
 
-	if ((r = broker_open(broker, err)) < 0 || (r = go_background(broker, err)) < 0 ||
-	    (r = lockdown_broker(err)) < 0)
+	if ((r = broker_open(broker, err)) < 0 || (r = go_background(broker, err)) < 0)
+		return r;
+	cred_pin(broker->cred);
+	if ((r = lockdown_broker(err)) < 0)
 		return r;
 	if (broker->config.start_early) {
 		lane_on_first(broker->context.lane, first_lane, broker);
