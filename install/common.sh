@@ -35,7 +35,7 @@ BUILD_PACKAGES=(
 	libnghttp2-dev libssl-dev check bubblewrap=bwrap python3
 )
 TEST_PACKAGES=(binutils git=git perl=perl procps python3-pexpect strace=strace tmux=tmux)
-CI_PACKAGES=(clang=clang shellcheck=shellcheck valgrind=valgrind libc6-dbg xz-utils=xz python3-venv nodejs=node npm=npm)
+CI_PACKAGES=(clang=clang clang-format=clang-format shellcheck=shellcheck valgrind=valgrind libc6-dbg xz-utils=xz python3-venv nodejs=node npm=npm)
 
 package_is_there() {
 	local name=${1%%=*} program=${1#*=}

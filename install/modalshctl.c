@@ -1,4 +1,5 @@
-/* modalshctl.c -- the operator's side of the local socket: what the broker is doing, whether it answers, and its end. */
+/* modalshctl.c -- the operator's side of the local socket: what the broker is doing, whether it
+ * answers, and its end. */
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <getopt.h>
@@ -36,7 +37,8 @@ static const char usage_text[] =
 	"  ping             whether the broker answers, and how fast\n"
 	"  stop             ends the broker and the sandbox that it owns, and waits until it has ended\n"
 	"\n"
-	"  --socket PATH    socket of the broker (default: MODALSH_SOCKET, else " MODALSH_SOCKET_DEFAULT ")\n"
+	"  --socket PATH    socket of the broker (default: MODALSH_SOCKET, else " MODALSH_SOCKET_DEFAULT
+	")\n"
 	"  --help, --version\n"
 	"\n"
 	"exit codes: 0 done, 1 the broker is not there or did not do it, 64 wrong usage\n";
@@ -76,7 +78,8 @@ expect(struct client *client, uint8_t type, struct view *ret_body, struct err *e
 	if (r == 0)
 		return err_set(err, EPIPE, "the broker went away");
 	if (frame.type == JOB_REFUSED && job_refused_decode(frame.body, &refused) == 0)
-		return err_set(err, EPERM, "%.*s", (int)refused.text.len, (const char *)refused.text.data);
+		return err_set(err, EPERM, "%.*s", (int)refused.text.len,
+			       (const char *)refused.text.data);
 	if (frame.type != type || frame.job != 0)
 		return err_set(err, EBADMSG, "the broker does not keep to the protocol");
 	*ret_body = frame.body;
@@ -107,8 +110,8 @@ ask(struct client *client, struct buf *request, struct err *err)
 	return 0;
 }
 
-/* Sends a request without a body and takes REPLY: a JSON object, in which a field "error" says why not.  The text is valid until
- * the next frame is received; the caller frees the tree. */
+/* Sends a request without a body and takes REPLY: a JSON object, in which a field "error" says why
+ * not.  The text is valid until the next frame is received; the caller frees the tree. */
 static int
 ask_json(struct client *client, uint8_t type, struct view *ret_text, cJSON **ret, struct err *err)
 {
@@ -129,7 +132,8 @@ ask_json(struct client *client, uint8_t type, struct view *ret_text, cJSON **ret
 	tree = cJSON_ParseWithLength((const char *)text.data, text.len);
 	refusal = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(tree, "error"));
 	if (!cJSON_IsObject(tree) || refusal != NULL) {
-		r = err_set(err, EPERM, "%s", refusal != NULL ? refusal : "the broker's answer is no JSON object");
+		r = err_set(err, EPERM, "%s",
+			    refusal != NULL ? refusal : "the broker's answer is no JSON object");
 		cJSON_Delete(tree);
 		return r;
 	}
@@ -221,21 +225,24 @@ print_list(const char *name, const cJSON *list)
 
 	if (list->child == NULL)
 		putchar('-');
-	cJSON_ArrayForEach(item, list) {
+	cJSON_ArrayForEach(item, list)
+	{
 		if (item != list->child)
 			fputs(", ", stdout);
 		print_scalar(name, item);
 	}
 }
 
-/* One line per field, in the broker's order; an object of fields puts its own name before theirs.  cJSON bounds the depth. */
+/* One line per field, in the broker's order; an object of fields puts its own name before theirs.
+ * cJSON bounds the depth. */
 static void
 print_fields(const char *prefix, const cJSON *object)
 {
 	char joined[NAME_LEN_MAX];
 	const cJSON *item;
 
-	cJSON_ArrayForEach(item, object) {
+	cJSON_ArrayForEach(item, object)
+	{
 		name_join(joined, prefix, item->string);
 		if (cJSON_IsObject(item)) {
 			print_fields(joined, item);
@@ -317,7 +324,8 @@ stop(struct client *client, const struct options *options, struct err *err)
 		r = receive(client, by_ms, &frame, err);
 	while (r == 1);
 	if (r == -ETIMEDOUT)
-		return err_set(err, ETIMEDOUT, "the broker has not ended within %d s", STOP_WAIT_MS / 1000);
+		return err_set(err, ETIMEDOUT, "the broker has not ended within %d s",
+			       STOP_WAIT_MS / 1000);
 	if (r == 0)
 		puts("the broker has ended");
 	return r;
@@ -356,7 +364,8 @@ options_read(int argc, char **argv, struct options *ret)
 		else if (option == 'j')
 			ret->json = true;
 		else if (option == 'h' || option == 'v')
-			exit(fputs(option == 'h' ? usage_text : "modalshctl " MODALSH_VERSION "\n", stdout) < 0);
+			exit(fputs(option == 'h' ? usage_text : "modalshctl " MODALSH_VERSION "\n",
+				   stdout) < 0);
 		else
 			usage();
 	}
@@ -377,7 +386,8 @@ main(int argc, char **argv)
 	int r;
 
 	options_read(argc, argv, &options);
-	while (i < sizeof commands / sizeof commands[0] && strcmp(commands[i].name, options.command) != 0)
+	while (i < sizeof commands / sizeof commands[0] &&
+	       strcmp(commands[i].name, options.command) != 0)
 		i++;
 	if (i == sizeof commands / sizeof commands[0])
 		usage();

@@ -2,7 +2,14 @@
 
 #include "proto/bytes_field.h"
 
-enum { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5, WIRE_MASK = 7, VARINT_SHIFT_MAX = 63 };
+enum {
+	WIRE_VARINT = 0,
+	WIRE_FIXED64 = 1,
+	WIRE_BYTES = 2,
+	WIRE_FIXED32 = 5,
+	WIRE_MASK = 7,
+	VARINT_SHIFT_MAX = 63
+};
 
 void
 bytes_field_init(struct bytes_field *field)
@@ -80,7 +87,9 @@ len_done(struct bytes_field *field)
 {
 	uint64_t len = field->value;
 
-	state_set(field, len == 0 ? BYTES_FIELD_TAG : field->wanted ? BYTES_FIELD_DATA : BYTES_FIELD_SKIP);
+	state_set(field, len == 0      ? BYTES_FIELD_TAG :
+			 field->wanted ? BYTES_FIELD_DATA :
+					 BYTES_FIELD_SKIP);
 	field->left = len;
 }
 

@@ -9,14 +9,20 @@
 
 #include "shim/base/buf.h"
 
-enum bytes_field_state { BYTES_FIELD_TAG, BYTES_FIELD_LEN, BYTES_FIELD_DATA, BYTES_FIELD_SKIP, BYTES_FIELD_VARINT };
+enum bytes_field_state {
+	BYTES_FIELD_TAG,
+	BYTES_FIELD_LEN,
+	BYTES_FIELD_DATA,
+	BYTES_FIELD_SKIP,
+	BYTES_FIELD_VARINT
+};
 
 struct bytes_field {
 	enum bytes_field_state state;
-	bool wanted;	   /* the field being read is field 1 */
-	uint8_t shift;	   /* of the next seven bits of the varint being read */
-	uint64_t value;	   /* that varint so far */
-	uint64_t left;	   /* bytes of the field that have not come yet */
+	bool wanted;	/* the field being read is field 1 */
+	uint8_t shift;	/* of the next seven bits of the varint being read */
+	uint64_t value; /* that varint so far */
+	uint64_t left;	/* bytes of the field that have not come yet */
 };
 
 /* Ready for the first byte of a message. */

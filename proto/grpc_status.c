@@ -218,7 +218,8 @@ grpc_retry_after(const char *text, size_t len, long *ret_ms)
 	if (base64_decode(text, len, bytes, sizeof bytes, &status.len) < 0)
 		return false;
 	while (status.len > 0 && field_take(&status, &field) == 0) {
-		if (field.number != 3 || field.wire != 2 || !any_is_retry_policy(field.bytes, &policy))
+		if (field.number != 3 || field.wire != 2 ||
+		    !any_is_retry_policy(field.bytes, &policy))
 			continue;
 		*ret_ms = policy_pause_ms(policy);
 		return true;

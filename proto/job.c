@@ -176,8 +176,10 @@ put_winsize(struct buf *out, const struct job_winsize *winsize)
 {
 	int r;
 
-	if ((r = buf_put_u16(out, winsize->rows)) < 0 || (r = buf_put_u16(out, winsize->columns)) < 0 ||
-	    (r = buf_put_u16(out, winsize->width)) < 0 || (r = buf_put_u16(out, winsize->height)) < 0)
+	if ((r = buf_put_u16(out, winsize->rows)) < 0 ||
+	    (r = buf_put_u16(out, winsize->columns)) < 0 ||
+	    (r = buf_put_u16(out, winsize->width)) < 0 ||
+	    (r = buf_put_u16(out, winsize->height)) < 0)
 		return r;
 	return 0;
 }
@@ -231,8 +233,8 @@ take_streams(struct view *body, struct job_start *start)
 		struct job_stream *stream = &start->streams[i];
 
 		if (view_u32(body, &stream->stream) < 0 || view_u8(body, &stream->kind) < 0 ||
-		    view_u32(body, &stream->refers_to) < 0 || view_u32(body, &stream->pipe_len) < 0 ||
-		    check_stream(start, i) < 0)
+		    view_u32(body, &stream->refers_to) < 0 ||
+		    view_u32(body, &stream->pipe_len) < 0 || check_stream(start, i) < 0)
 			return -EBADMSG;
 	}
 	return 0;
@@ -248,13 +250,13 @@ job_start_decode(struct view body, struct job_start *ret)
 	if (take_text(&body, PROGRAM_LEN_MAX, &start.program) < 0 ||
 	    take_strings(&body, &start.argv) < 0 || start.argv.count == 0 ||
 	    take_strings(&body, &start.env) < 0 || view_u8(&body, &start.env_base) < 0 ||
-	    start.env_base > 1 || take_text(&body, CWD_LEN_MAX, &start.cwd) < 0 || start.cwd.len == 0 ||
-	    start.cwd.data[0] != '/')
+	    start.env_base > 1 || take_text(&body, CWD_LEN_MAX, &start.cwd) < 0 ||
+	    start.cwd.len == 0 || start.cwd.data[0] != '/')
 		return -EBADMSG;
-	if (view_u32(&body, &start.umask) < 0 || start.umask > 0777 || view_u32(&body, &nice_bits) < 0 ||
-	    view_u64(&body, &start.ignored) < 0 || view_u64(&body, &start.blocked) < 0 ||
-	    take_limits(&body, &start) < 0 || take_streams(&body, &start) < 0 ||
-	    take_winsize(&body, &start.winsize) < 0 ||
+	if (view_u32(&body, &start.umask) < 0 || start.umask > 0777 ||
+	    view_u32(&body, &nice_bits) < 0 || view_u64(&body, &start.ignored) < 0 ||
+	    view_u64(&body, &start.blocked) < 0 || take_limits(&body, &start) < 0 ||
+	    take_streams(&body, &start) < 0 || take_winsize(&body, &start.winsize) < 0 ||
 	    view_bytes(&body, TERMIOS_LEN_MAX, &start.termios) < 0 || body.len != 0)
 		return -EBADMSG;
 	memcpy(&start.nice, &nice_bits, sizeof start.nice);
@@ -286,7 +288,8 @@ put_lists(struct buf *out, const struct job_start *start)
 	for (uint32_t i = 0; r == 0 && i < start->limit_count; i++) {
 		const struct job_limit *limit = &start->limits[i];
 
-		if ((r = buf_put_u8(out, limit->resource)) == 0 && (r = buf_put_u64(out, limit->soft)) == 0)
+		if ((r = buf_put_u8(out, limit->resource)) == 0 &&
+		    (r = buf_put_u64(out, limit->soft)) == 0)
 			r = buf_put_u64(out, limit->hard);
 	}
 	if (r == 0)
@@ -294,7 +297,8 @@ put_lists(struct buf *out, const struct job_start *start)
 	for (uint32_t i = 0; r == 0 && i < start->stream_count; i++) {
 		const struct job_stream *stream = &start->streams[i];
 
-		if ((r = buf_put_u32(out, stream->stream)) == 0 && (r = buf_put_u8(out, stream->kind)) == 0 &&
+		if ((r = buf_put_u32(out, stream->stream)) == 0 &&
+		    (r = buf_put_u8(out, stream->kind)) == 0 &&
 		    (r = buf_put_u32(out, stream->refers_to)) == 0)
 			r = buf_put_u32(out, stream->pipe_len);
 	}
@@ -311,8 +315,9 @@ job_start_rest(struct buf *out, const struct job_start *start)
 	if ((r = buf_put_u8(out, start->env_base)) < 0 ||
 	    (r = buf_put_bytes(out, start->cwd.data, start->cwd.len)) < 0 ||
 	    (r = buf_put_u32(out, start->umask)) < 0 || (r = buf_put_u32(out, nice_bits)) < 0 ||
-	    (r = buf_put_u64(out, start->ignored)) < 0 || (r = buf_put_u64(out, start->blocked)) < 0 ||
-	    (r = put_lists(out, start)) < 0 || (r = put_winsize(out, &start->winsize)) < 0)
+	    (r = buf_put_u64(out, start->ignored)) < 0 ||
+	    (r = buf_put_u64(out, start->blocked)) < 0 || (r = put_lists(out, start)) < 0 ||
+	    (r = put_winsize(out, &start->winsize)) < 0)
 		return r;
 	return buf_put_bytes(out, start->termios.data, start->termios.len);
 }
@@ -328,8 +333,9 @@ position_has_offset(uint8_t type)
 static bool
 is_position(uint8_t type)
 {
-	return type == JOB_IN_EOF || type == JOB_ACK || type == JOB_OUT_CLOSE || type == JOB_IN_USED ||
-	       type == JOB_IN_CLOSED || type == JOB_OUT_EOF || type == JOB_IN_REVOKE || type == JOB_IN_REVOKED;
+	return type == JOB_IN_EOF || type == JOB_ACK || type == JOB_OUT_CLOSE ||
+	       type == JOB_IN_USED || type == JOB_IN_CLOSED || type == JOB_OUT_EOF ||
+	       type == JOB_IN_REVOKE || type == JOB_IN_REVOKED;
 }
 
 int
@@ -341,8 +347,9 @@ job_position_decode(uint8_t type, struct view body, struct job_position *ret)
 		return -EBADMSG;
 	if (position_has_offset(type) && view_u64(&body, &position.offset) < 0)
 		return -EBADMSG;
-	if (type == JOB_ACK && (view_u32(&body, &position.window) < 0 ||
-				position.window > OUT_WINDOW_MAX || position.window < OUT_WINDOW_MIN))
+	if (type == JOB_ACK &&
+	    (view_u32(&body, &position.window) < 0 || position.window > OUT_WINDOW_MAX ||
+	     position.window < OUT_WINDOW_MIN))
 		return -EBADMSG;
 	if (body.len != 0)
 		return -EBADMSG;
@@ -351,7 +358,8 @@ job_position_decode(uint8_t type, struct view body, struct job_position *ret)
 }
 
 int
-job_position_encode(struct buf *out, uint8_t type, uint32_t job, const struct job_position *position)
+job_position_encode(struct buf *out, uint8_t type, uint32_t job,
+		    const struct job_position *position)
 {
 	size_t start;
 	int r = frame_begin(out, type, job, &start);
@@ -374,8 +382,8 @@ job_data_decode(struct view body, struct job_data *ret)
 {
 	struct job_data data;
 
-	if (view_u32(&body, &data.stream) < 0 || view_u64(&body, &data.offset) < 0 || body.len == 0 ||
-	    body.len > DATA_LEN_MAX || data.offset > UINT64_MAX - body.len)
+	if (view_u32(&body, &data.stream) < 0 || view_u64(&body, &data.offset) < 0 ||
+	    body.len == 0 || body.len > DATA_LEN_MAX || data.offset > UINT64_MAX - body.len)
 		return -EBADMSG;
 	data.bytes = body;
 	*ret = data;
@@ -383,8 +391,8 @@ job_data_decode(struct view body, struct job_data *ret)
 }
 
 int
-job_data_header_encode(struct buf *out, uint8_t type, uint32_t job, uint32_t stream, uint64_t offset,
-		       size_t data_len)
+job_data_header_encode(struct buf *out, uint8_t type, uint32_t job, uint32_t stream,
+		       uint64_t offset, size_t data_len)
 {
 	size_t start;
 	int r = frame_begin(out, type, job, &start);
@@ -396,7 +404,8 @@ job_data_header_encode(struct buf *out, uint8_t type, uint32_t job, uint32_t str
 		r = buf_put_u64(out, offset);
 	r = frame_finish(out, start, r);
 	if (r == 0)
-		buf_patch_u32(out, start, (uint32_t)(JOB_DATA_HEADER_LEN - FRAME_BODY_OFFSET + data_len));
+		buf_patch_u32(out, start,
+			      (uint32_t)(JOB_DATA_HEADER_LEN - FRAME_BODY_OFFSET + data_len));
 	return r;
 }
 
@@ -472,7 +481,8 @@ job_exit_decode(struct view body, struct job_exit *ret)
 
 	if (view_u8(&body, &end.wstat.kind) < 0 || view_u8(&body, &end.wstat.value) < 0 ||
 	    wstat_check(&end.wstat) < 0 || view_u64(&body, &end.user_us) < 0 ||
-	    view_u64(&body, &end.system_us) < 0 || view_u64(&body, &end.max_rss_kib) < 0 || body.len != 0)
+	    view_u64(&body, &end.system_us) < 0 || view_u64(&body, &end.max_rss_kib) < 0 ||
+	    body.len != 0)
 		return -EBADMSG;
 	*ret = end;
 	return 0;
@@ -486,8 +496,10 @@ job_exit_encode(struct buf *out, uint32_t job, const struct job_exit *end)
 
 	if (r < 0)
 		return r;
-	if ((r = buf_put_u8(out, end->wstat.kind)) == 0 && (r = buf_put_u8(out, end->wstat.value)) == 0 &&
-	    (r = buf_put_u64(out, end->user_us)) == 0 && (r = buf_put_u64(out, end->system_us)) == 0)
+	if ((r = buf_put_u8(out, end->wstat.kind)) == 0 &&
+	    (r = buf_put_u8(out, end->wstat.value)) == 0 &&
+	    (r = buf_put_u64(out, end->user_us)) == 0 &&
+	    (r = buf_put_u64(out, end->system_us)) == 0)
 		r = buf_put_u64(out, end->max_rss_kib);
 	return frame_finish(out, start, r);
 }

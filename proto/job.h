@@ -1,8 +1,8 @@
 /* job.h -- the messages of proto/PROTOCOL.md: encoding, decoding, bounds.  Touches no descriptor.
  *
- * Decoders fill a struct whose byte ranges point into the decoded body (valid as long as it is), change nothing on failure, and
- * return 0 or -EBADMSG.  Encoders append one whole frame to a queue and return 0, -EMSGSIZE or -ENOMEM; on failure the
- * queue holds what it held before. */
+ * Decoders fill a struct whose byte ranges point into the decoded body (valid as long as it is),
+ * change nothing on failure, and return 0 or -EBADMSG.  Encoders append one whole frame to a queue
+ * and return 0, -EMSGSIZE or -ENOMEM; on failure the queue holds what it held before. */
 #ifndef PROTO_JOB_H
 #define PROTO_JOB_H
 
@@ -66,7 +66,8 @@ enum job_stage {
 
 enum job_refusal { JOB_NOT_RUN = 1, JOB_RESULT_UNKNOWN = 2, JOB_TIMED_OUT = 3 };
 
-/* Minor numbers of the memory devices (major number 1) that every machine has, as DEVICE refers to them. */
+/* Minor numbers of the memory devices (major number 1) that every machine has, as DEVICE refers to
+ * them. */
 enum job_device {
 	JOB_DEVICE_DIRECTORY = 0, /* not a device: any directory */
 	JOB_DEVICE_NULL = 3,
@@ -94,8 +95,8 @@ struct job_frame {
 	size_t len; /* of the whole frame: what to consume afterwards */
 };
 
-/* Looks at the front of `in`.  Returns 1 with *ret filled, 0 when the frame is not complete, -EBADMSG when its
- * length is impossible. */
+/* Looks at the front of `in`.  Returns 1 with *ret filled, 0 when the frame is not complete,
+ * -EBADMSG when its length is impossible. */
 int job_frame_take(const struct buf *in, struct job_frame *ret);
 int job_frame_view(struct view front, struct job_frame *ret);
 
@@ -128,7 +129,8 @@ struct job_strings {
 /* Takes the next string off *strings.  Returns false at the end. */
 bool job_strings_next(struct job_strings *strings, struct view *ret);
 
-/* Copies the list into a NULL-terminated array (caller frees with strv_free), or NULL without memory. */
+/* Copies the list into a NULL-terminated array (caller frees with strv_free), or NULL without
+ * memory. */
 char **job_strings_copy(struct job_strings strings);
 
 struct job_start {
@@ -152,27 +154,30 @@ struct job_start {
 int job_start_decode(struct view body, struct job_start *ret);
 
 /* START is written in order, since argv and env are too large to be copied first:
- * job_start_begin, job_put_strings for argv, job_put_strings for env, job_start_rest, job_frame_end.
- * The begin returns the frame's position for job_frame_end. */
+ * job_start_begin, job_put_strings for argv, job_put_strings for env, job_start_rest,
+ * job_frame_end. The begin returns the frame's position for job_frame_end. */
 int job_start_begin(struct buf *out, uint32_t job, const void *program, size_t program_len,
 		    size_t *ret_position);
 int job_put_strings(struct buf *out, char *const *strings); /* NULL-terminated */
 /* Encodes env_base … termios of *start; its program, argv and env are not looked at. */
 int job_start_rest(struct buf *out, const struct job_start *start);
-/* Fills in the length of the frame that began at position; -EMSGSIZE when it exceeds FRAME_LEN_MAX. */
+/* Fills in the length of the frame that began at position; -EMSGSIZE when it exceeds FRAME_LEN_MAX.
+ */
 int job_frame_end(struct buf *out, size_t position);
 
-/* A position in a stream: IN_EOF, IN_USED, IN_CLOSED, IN_REVOKED, OUT_EOF, and ACK with its window; OUT_CLOSE and IN_REVOKE have
- * the stream alone (offset and window 0). */
+/* A position in a stream: IN_EOF, IN_USED, IN_CLOSED, IN_REVOKED, OUT_EOF, and ACK with its window;
+ * OUT_CLOSE and IN_REVOKE have the stream alone (offset and window 0). */
 struct job_position {
 	uint32_t stream;
 	uint64_t offset;
 	uint32_t window;
 };
 
-/* Handles all these types of struct job_position; another type is -EBADMSG (decode) or a bug (encode). */
+/* Handles all these types of struct job_position; another type is -EBADMSG (decode) or a bug
+ * (encode). */
 int job_position_decode(uint8_t type, struct view body, struct job_position *ret);
-int job_position_encode(struct buf *out, uint8_t type, uint32_t job, const struct job_position *position);
+int job_position_encode(struct buf *out, uint8_t type, uint32_t job,
+			const struct job_position *position);
 
 /* IN and OUT. */
 struct job_data {
@@ -185,8 +190,8 @@ int job_data_decode(struct view body, struct job_data *ret);
 /* Bytes that stand before the data in an IN or OUT frame. */
 enum { JOB_DATA_HEADER_LEN = JOB_HEADER_LEN + 4 + 8 };
 /* Writes only that header for data_len bytes to follow. */
-int job_data_header_encode(struct buf *out, uint8_t type, uint32_t job, uint32_t stream, uint64_t offset,
-			   size_t data_len);
+int job_data_header_encode(struct buf *out, uint8_t type, uint32_t job, uint32_t stream,
+			   uint64_t offset, size_t data_len);
 
 struct job_control {
 	uint8_t type; /* JOB_SIGNAL or JOB_WINCH */

@@ -30,15 +30,19 @@ connect_error(struct err *err, int errno_value, const char *path)
 	switch (errno_value) {
 	case ENOENT:
 	case ENOTDIR:
-		return err_set(err, errno_value, "no broker: there is no socket %s; start modalsh-broker", path);
-	case ECONNREFUSED:
 		return err_set(err, errno_value,
-			       "no broker: nothing listens on %s any more; start modalsh-broker again", path);
+			       "no broker: there is no socket %s; start modalsh-broker", path);
+	case ECONNREFUSED:
+		return err_set(
+			err, errno_value,
+			"no broker: nothing listens on %s any more; start modalsh-broker again",
+			path);
 	case EACCES:
 	case EPERM:
 		return err_set(err, errno_value, "not permitted to connect to %s", path);
 	case EAGAIN:
-		return err_set(err, errno_value, "the broker at %s does not accept connections", path);
+		return err_set(err, errno_value, "the broker at %s does not accept connections",
+			       path);
 	default:
 		return err_errno(err, errno_value, "connecting to %s", path);
 	}
@@ -65,15 +69,18 @@ peer_check(int socket, const char *path, char *const *env, struct err *err)
 
 	if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
 		return err_errno(err, errno, "asking who owns %s", path);
-	if (peer.uid == 0 || peer.uid == geteuid() || (trusted != NULL && uid_equals(trusted, peer.uid)))
+	if (peer.uid == 0 || peer.uid == geteuid() ||
+	    (trusted != NULL && uid_equals(trusted, peer.uid)))
 		return 0;
-	return err_set(err, EPERM,
-		       "%s belongs to user %u, who is not trusted to be the broker (MODALSH_BROKER_UID)", path,
-		       (unsigned)peer.uid);
+	return err_set(
+		err, EPERM,
+		"%s belongs to user %u, who is not trusted to be the broker (MODALSH_BROKER_UID)",
+		path, (unsigned)peer.uid);
 }
 
 int
-client_connect(const char *path, char *const *env, size_t frame_len_max, struct client *ret, struct err *err)
+client_connect(const char *path, char *const *env, size_t frame_len_max, struct client *ret,
+	       struct err *err)
 {
 	const struct timeval wait = { .tv_sec = SEND_WAIT_S };
 	struct sockaddr_un address = { .sun_family = AF_UNIX };

@@ -7,7 +7,8 @@
 
 #include "shim/inherit.h"
 
-/* Shells use numbers up to 255 for themselves, and programs that pass descriptors on low ones; each batch is one system call. */
+/* Shells use numbers up to 255 for themselves, and programs that pass descriptors on low ones; each
+ * batch is one system call. */
 enum { DESCRIPTOR_MAX = 1023, DESCRIPTORS_AT_ONCE = 256 };
 
 static const char removed_suffix[] = " (deleted)";
@@ -21,7 +22,8 @@ cwd_removed(char path[CWD_LEN_MAX + 1], struct err *err)
 
 	if (len < 0)
 		return err_errno(err, errno, "working directory");
-	if ((size_t)len > suffix_len && memcmp(path + len - suffix_len, removed_suffix, suffix_len) == 0)
+	if ((size_t)len > suffix_len &&
+	    memcmp(path + len - suffix_len, removed_suffix, suffix_len) == 0)
 		len -= (ssize_t)suffix_len;
 	path[len] = '\0';
 	return (int)len;
@@ -72,7 +74,8 @@ inherit_descriptors(int *fds, size_t max)
 	/* poll() takes no more than may be open */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < DESCRIPTORS_AT_ONCE)
 		at_once = (int)limit.rlim_cur;
-	for (int first = 3; first <= DESCRIPTOR_MAX && count < max && at_once > 0; first += at_once) {
+	for (int first = 3; first <= DESCRIPTOR_MAX && count < max && at_once > 0;
+	     first += at_once) {
 		for (int i = 0; i < at_once; i++)
 			polls[i] = (struct pollfd){ .fd = first + i };
 		if (poll(polls, (nfds_t)at_once, 0) < 0)

@@ -14,7 +14,8 @@ base_name(const char *path)
 	return slash == NULL ? path : slash + 1;
 }
 
-/* "/dev/fd/7", which the kernel puts into AT_EXECFN for fexecve(), or "/proc/self/fd/7": the number is no name. */
+/* "/dev/fd/7", which the kernel puts into AT_EXECFN for fexecve(), or "/proc/self/fd/7": the number
+ * is no name. */
 static bool
 is_descriptor_path(const char *path)
 {
@@ -49,7 +50,8 @@ persona_find(char *const *argv, struct persona *ret, struct err *err)
 	struct stat own, started;
 
 	if (stat("/proc/self/exe", &own) < 0)
-		return err_errno(err, errno, "cannot tell by which name it was started: /proc/self/exe");
+		return err_errno(err, errno,
+				 "cannot tell by which name it was started: /proc/self/exe");
 	if (path != NULL && !is_descriptor_path(path) && stat(path, &started) == 0 &&
 	    started.st_dev == own.st_dev && started.st_ino == own.st_ino) {
 		name = base_name(path);
@@ -58,7 +60,8 @@ persona_find(char *const *argv, struct persona *ret, struct err *err)
 		name += name[0] == '-';
 	}
 	if (name[0] == '\0')
-		return err_set(err, EINVAL, "cannot tell by which name it was started: argv[0] is empty");
+		return err_set(err, EINVAL,
+			       "cannot tell by which name it was started: argv[0] is empty");
 	persona_from_name(name, argv, ret);
 	return 0;
 }

@@ -1,5 +1,6 @@
-/* shim.c -- modalsh: describes itself to the broker, forwards signals, ends exactly as the remote command ended.  It
- * starts nothing, parses nothing and touches no byte of the command's input or output. */
+/* shim.c -- modalsh: describes itself to the broker, forwards signals, ends exactly as the remote
+ * command ended.  It starts nothing, parses nothing and touches no byte of the command's input or
+ * output. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -49,7 +50,8 @@ struct shim {
 
 /* ---- the end ---- */
 
-/* One line, one write: lines of several shims do not mix, and nothing in it can command a terminal. */
+/* One line, one write: lines of several shims do not mix, and nothing in it can command a terminal.
+ */
 static void __attribute__((format(printf, 2, 0)))
 say(const struct shim *shim, const char *format, va_list ap)
 {
@@ -87,7 +89,8 @@ fate(const struct shim *shim)
 static const char *
 shown_name(const struct shim *shim)
 {
-	return shim->persona.kind == PERSONA_PROGRAM ? shim->persona.program : "the configured shell";
+	return shim->persona.kind == PERSONA_PROGRAM ? shim->persona.program :
+						       "the configured shell";
 }
 
 /* ---- the description ---- */
@@ -123,9 +126,10 @@ encode(struct buf *out, const struct persona *persona, const struct job_start *s
 	int r;
 
 	if ((r = job_greeting_encode(out, JOB_HELLO, "modalsh " MODALSH_VERSION)) < 0 ||
-	    (r = job_start_begin(out, 0, persona->program, strlen(persona->program), &position)) < 0 ||
-	    (r = job_put_strings(out, persona->argv)) < 0 || (r = job_put_strings(out, environ)) < 0 ||
-	    (r = job_start_rest(out, start)) < 0)
+	    (r = job_start_begin(out, 0, persona->program, strlen(persona->program), &position)) <
+		    0 ||
+	    (r = job_put_strings(out, persona->argv)) < 0 ||
+	    (r = job_put_strings(out, environ)) < 0 || (r = job_start_rest(out, start)) < 0)
 		return r;
 	return job_frame_end(out, position);
 }
@@ -137,7 +141,8 @@ send_frames(struct shim *shim, struct buf *out, const int *fds, size_t count)
 	int r = client_send(&shim->client, out, fds, count);
 
 	if (r == -EAGAIN)
-		fail(shim, CODE_REFUSED, "the broker does not read what it is sent; %s", fate(shim));
+		fail(shim, CODE_REFUSED, "the broker does not read what it is sent; %s",
+		     fate(shim));
 	if (r < 0 && r != -EPIPE)
 		fail(shim, CODE_REFUSED, "sending to the broker: %s; %s", strerror(-r), fate(shim));
 }
@@ -165,8 +170,8 @@ send_start(struct shim *shim)
 	buf_init(&out, FRAME_LEN_MAX + REPLY_FRAME_LEN_MAX);
 	r = encode(&out, &shim->persona, &start);
 	if (r == -EMSGSIZE)
-		fail(shim, CODE_NOT_EXECUTABLE, "%.*s: argument list too long; %s", NAME_SHOWN_LEN_MAX,
-		     shown_name(shim), not_run);
+		fail(shim, CODE_NOT_EXECUTABLE, "%.*s: argument list too long; %s",
+		     NAME_SHOWN_LEN_MAX, shown_name(shim), not_run);
 	if (r < 0)
 		fail(shim, CODE_REFUSED, "describing the command: %s; %s", strerror(-r), not_run);
 	send_frames(shim, &out, fds, count);
@@ -189,8 +194,8 @@ on_hello_reply(struct shim *shim, struct view body)
 	return 0;
 }
 
-/* The broker holds the descriptors now; readers and writers must see what the command does with them, not us.  2 stays for
- * our own last line, and a terminal for its size. */
+/* The broker holds the descriptors now; readers and writers must see what the command does with
+ * them, not us.  2 stays for our own last line, and a terminal for its size. */
 static int
 on_accepted(struct shim *shim, struct view body)
 {
@@ -217,7 +222,8 @@ on_started(struct shim *shim, struct view body)
 	return job_number_decode(JOB_STARTED, body, &pid);
 }
 
-/* The caller sees a stopped child, as it would locally; SIGCONT, from whomever, is forwarded and continues both. */
+/* The caller sees a stopped child, as it would locally; SIGCONT, from whomever, is forwarded and
+ * continues both. */
 static int
 on_stopped(struct shim *shim, struct view body)
 {
@@ -278,8 +284,8 @@ on_failed(struct shim *shim, struct view body)
 	if (errno_value == ENOENT || errno_value == ENOTDIR)
 		fail(shim, CODE_NOT_FOUND, "%.*s: not found in the sandbox", NAME_SHOWN_LEN_MAX,
 		     shown_name(shim));
-	fail(shim, CODE_NOT_EXECUTABLE, "%.*s: cannot be executed in the sandbox: %s", NAME_SHOWN_LEN_MAX,
-	     shown_name(shim), strerror(errno_value));
+	fail(shim, CODE_NOT_EXECUTABLE, "%.*s: cannot be executed in the sandbox: %s",
+	     NAME_SHOWN_LEN_MAX, shown_name(shim), strerror(errno_value));
 }
 
 static int
@@ -298,7 +304,8 @@ on_refused(struct shim *shim, struct view body)
 		fail(shim, CODE_TIMED_OUT, "%s", text);
 	promised = refused.kind == JOB_NOT_RUN ? "was not run" : result_unknown;
 	if (strstr(text, promised) == NULL)
-		fail(shim, CODE_REFUSED, "%s; %s", text, refused.kind == JOB_NOT_RUN ? not_run : result_unknown);
+		fail(shim, CODE_REFUSED, "%s; %s", text,
+		     refused.kind == JOB_NOT_RUN ? not_run : result_unknown);
 	fail(shim, CODE_REFUSED, "%s", text);
 }
 
@@ -320,8 +327,8 @@ static int
 take_frame(struct shim *shim, const struct job_frame *frame)
 {
 	for (size_t i = 0; i < sizeof messages / sizeof messages[0]; i++) {
-		if (messages[i].type == frame->type && frame->job == 0 && messages[i].first <= shim->state &&
-		    shim->state <= messages[i].last)
+		if (messages[i].type == frame->type && frame->job == 0 &&
+		    messages[i].first <= shim->state && shim->state <= messages[i].last)
 			return messages[i].take(shim, frame->body);
 	}
 	return -EBADMSG;
@@ -342,9 +349,11 @@ take_frames(struct shim *shim)
 	} while (r == 0);
 	/* what is garbled now may have been ACCEPTED, so nothing is promised */
 	if (r == -EBADMSG)
-		fail(shim, CODE_REFUSED, "the broker does not keep to the protocol; %s", result_unknown);
+		fail(shim, CODE_REFUSED, "the broker does not keep to the protocol; %s",
+		     result_unknown);
 	if (r != -EAGAIN)
-		fail(shim, CODE_REFUSED, "receiving from the broker: %s; %s", strerror(-r), result_unknown);
+		fail(shim, CODE_REFUSED, "receiving from the broker: %s; %s", strerror(-r),
+		     result_unknown);
 }
 
 /* ---- signals ---- */
@@ -385,7 +394,8 @@ forward(struct shim *shim, const struct signals_event *event)
 	cleanup_buf struct buf out;
 	int r;
 
-	if (event->signal == SIGWINCH && shim->tty.fd >= 0 && tty_size(shim->tty.fd, &control.winsize) == 0) {
+	if (event->signal == SIGWINCH && shim->tty.fd >= 0 &&
+	    tty_size(shim->tty.fd, &control.winsize) == 0) {
 		control.type = JOB_WINCH;
 	} else {
 		control.signal = (uint8_t)event->signal;
@@ -418,7 +428,8 @@ wait_for_end(struct shim *shim)
 
 	for (;;) {
 		if (poll(polls, 2, -1) < 0 && errno != EINTR)
-			fail(shim, CODE_REFUSED, "waiting for the broker: %s; %s", strerror(errno), fate(shim));
+			fail(shim, CODE_REFUSED, "waiting for the broker: %s; %s", strerror(errno),
+			     fate(shim));
 		if (polls[0].revents != 0)
 			take_frames(shim);
 		if (polls[1].revents != 0)
@@ -438,7 +449,8 @@ answer_option(const struct shim *shim, const char *option)
 		"exec COMMAND [ARGUMENT]...  (modalsh under this name) runs COMMAND there without a shell\n"
 		"NAME [ARGUMENT]...  (modalsh under any other name) runs the sandbox's NAME\n"
 		"\n"
-		"MODALSH_SOCKET      socket of modalsh-broker (default " MODALSH_SOCKET_DEFAULT ")\n"
+		"MODALSH_SOCKET      socket of modalsh-broker (default " MODALSH_SOCKET_DEFAULT
+		")\n"
 		"MODALSH_BROKER_UID  number of the user that the broker runs as, if not root or yourself\n"
 		"\n"
 		"exit codes of its own: 124 timed out, 125 not run or result unknown, 126 cannot be executed,\n"
@@ -450,10 +462,12 @@ answer_option(const struct shim *shim, const char *option)
 		_exit(write(STDOUT_FILENO, version, sizeof version - 1) < 0);
 	if (strcmp(option, "--modalsh-help") == 0)
 		_exit(write(STDOUT_FILENO, help, sizeof help - 1) < 0);
-	fail(shim, CODE_REFUSED, "there is no option %.*s; %s", NAME_SHOWN_LEN_MAX, option, not_run);
+	fail(shim, CODE_REFUSED, "there is no option %.*s; %s", NAME_SHOWN_LEN_MAX, option,
+	     not_run);
 }
 
-/* What needs no broker.  `exec ''` must not become the empty name that stands for the configured shell. */
+/* What needs no broker.  `exec ''` must not become the empty name that stands for the configured
+ * shell. */
 static void
 answer_locally(const struct shim *shim, char **argv)
 {
@@ -466,14 +480,16 @@ answer_locally(const struct shim *shim, char **argv)
 	else if (persona->program[0] == '\0')
 		fail(shim, CODE_NOT_FOUND, ": not found in the sandbox");
 	else if (strlen(persona->program) > PROGRAM_LEN_MAX)
-		fail(shim, CODE_NOT_EXECUTABLE, "%.*s: %s; %s", NAME_SHOWN_LEN_MAX, persona->program,
-		     strerror(ENAMETOOLONG), not_run);
+		fail(shim, CODE_NOT_EXECUTABLE, "%.*s: %s; %s", NAME_SHOWN_LEN_MAX,
+		     persona->program, strerror(ENAMETOOLONG), not_run);
 }
 
 int
 main(int argc, char **argv)
 {
-	struct shim shim = { .blocked = signals_block_all(), .signal_fd = -1, .client = { .socket = -1 } };
+	struct shim shim = { .blocked = signals_block_all(),
+			     .signal_fd = -1,
+			     .client = { .socket = -1 } };
 	struct err err;
 	int r;
 
@@ -495,7 +511,8 @@ main(int argc, char **argv)
 	if (r < 0)
 		fail(&shim, CODE_REFUSED, "listening for signals: %s; %s", strerror(-r), not_run);
 	tty_find(shim.was_open, &shim.tty);
-	if (client_connect(client_socket_path(environ), environ, REPLY_FRAME_LEN_MAX, &shim.client, &err) < 0)
+	if (client_connect(client_socket_path(environ), environ, REPLY_FRAME_LEN_MAX, &shim.client,
+			   &err) < 0)
 		fail(&shim, CODE_REFUSED, "%s; %s", err.text, not_run);
 	send_start(&shim);
 	wait_for_end(&shim);

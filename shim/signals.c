@@ -67,7 +67,8 @@ signals_read(int fd, struct signals_event *ret)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (got != (ssize_t)sizeof info)
 		return -EIO;
-	*ret = (struct signals_event){ (int)info.ssi_signo, (int)info.ssi_pid, info.ssi_code == SI_KERNEL };
+	*ret = (struct signals_event){ (int)info.ssi_signo, (int)info.ssi_pid,
+				       info.ssi_code == SI_KERNEL };
 	return 1;
 }
 

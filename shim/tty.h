@@ -1,4 +1,5 @@
-/* tty.h -- the caller's terminal: its size and its settings.  Reads only; nothing is ever changed. */
+/* tty.h -- the caller's terminal: its size and its settings.  Reads only; nothing is ever changed.
+ */
 #ifndef SHIM_TTY_H
 #define SHIM_TTY_H
 
@@ -7,8 +8,8 @@
 
 #include "proto/job.h"
 
-/* What TCGETS fills in: the kernel's struct termios, four u32 flag words, c_line and 19 characters.  The libc's
- * struct of the same name is larger, and not the same in glibc and musl. */
+/* What TCGETS fills in: the kernel's struct termios, four u32 flag words, c_line and 19 characters.
+ * The libc's struct of the same name is larger, and not the same in glibc and musl. */
 enum { TTY_TERMIOS_LEN = 36 };
 
 struct tty {

@@ -16,7 +16,14 @@
 /* linux/fs.h and linux/kcmp.h, which not every libc's headers reach. */
 enum { RWF_NOWAIT_FLAG = 8, KCMP_FILE_TYPE = 0 };
 /* Linux: the memory devices. */
-enum { MEMORY_MAJOR = 1, NULL_MINOR = 3, ZERO_MINOR = 5, FULL_MINOR = 7, RANDOM_MINOR = 8, URANDOM_MINOR = 9 };
+enum {
+	MEMORY_MAJOR = 1,
+	NULL_MINOR = 3,
+	ZERO_MINOR = 5,
+	FULL_MINOR = 7,
+	RANDOM_MINOR = 8,
+	URANDOM_MINOR = 9
+};
 
 int
 borrow_device(int fd)
@@ -69,7 +76,8 @@ borrow_private(int fd, bool for_writing)
 	int private;
 
 	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-	private = open(path, (for_writing ? O_WRONLY : O_RDONLY) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	private =
+		open(path, (for_writing ? O_WRONLY : O_RDONLY) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	return private < 0 ? -errno : private;
 }
 
@@ -137,8 +145,12 @@ borrow_write(int fd, enum borrow_kind kind, const void *data, size_t len)
 		if (put < 0 && errno == EOPNOTSUPP) {
 			if (!ready(fd, POLLOUT))
 				return -EAGAIN;
-			/* "writable" promises room for PIPE_BUF bytes in a pipe, for one on a terminal */
-			put = write(fd, data, kind == BORROW_TTY ? 1 : len < PIPE_BUF ? len : PIPE_BUF);
+			/* "writable" promises room for PIPE_BUF bytes in a pipe, for one on a
+			 * terminal */
+			put = write(fd, data,
+				    kind == BORROW_TTY ? 1 :
+				    len < PIPE_BUF     ? len :
+							 PIPE_BUF);
 		}
 	} while (put < 0 && errno == EINTR);
 	return put < 0 ? -errno : put;
@@ -171,7 +183,8 @@ borrow_peek(int fd, const int scratch[2], size_t skip, void *data, size_t len)
 		return 0;
 	}
 	while (skip > 0) {
-		n = borrow_read(scratch[0], BORROW_PIPE, skipped, skip < sizeof skipped ? skip : sizeof skipped);
+		n = borrow_read(scratch[0], BORROW_PIPE, skipped,
+				skip < sizeof skipped ? skip : sizeof skipped);
 		if (n <= 0)
 			return n == 0 ? -EIO : n;
 		skip -= (size_t)n;

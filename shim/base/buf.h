@@ -1,5 +1,5 @@
-/* buf.h -- a byte queue with a maximum: appended at the end, consumed at the front, and the encoding of
- * integers and strings that all our wires use (little-endian, u32 lengths). */
+/* buf.h -- a byte queue with a maximum: appended at the end, consumed at the front, and the
+ * encoding of integers and strings that all our wires use (little-endian, u32 lengths). */
 #ifndef SHIM_BASE_BUF_H
 #define SHIM_BASE_BUF_H
 
@@ -9,7 +9,7 @@
 #define cleanup_buf __attribute__((cleanup(buf_free)))
 
 struct buf {
-	uint8_t *data;	 /* allocated memory; the queue is data[start … end) */
+	uint8_t *data; /* allocated memory; the queue is data[start … end) */
 	size_t start;
 	size_t end;
 	size_t capacity;
@@ -25,13 +25,13 @@ void buf_free(struct buf *buf);
 size_t buf_len(const struct buf *buf);
 const uint8_t *buf_head(const struct buf *buf);
 
-/* Makes room for len more bytes and returns where they go (to be followed by buf_added), or NULL with nothing
- * changed when that exceeds the maximum or memory. */
+/* Makes room for len more bytes and returns where they go (to be followed by buf_added), or NULL
+ * with nothing changed when that exceeds the maximum or memory. */
 uint8_t *buf_reserve(struct buf *buf, size_t len);
 void buf_added(struct buf *buf, size_t len);
 
-/* Drops len bytes at the front; len <= buf_len().  An empty queue gives back memory beyond 64 KiB, so that a
- * burst is not paid for for ever. */
+/* Drops len bytes at the front; len <= buf_len().  An empty queue gives back memory beyond 64 KiB,
+ * so that a burst is not paid for for ever. */
 void buf_consume(struct buf *buf, size_t len);
 
 /* Appending.  0, -EMSGSIZE beyond the maximum, -ENOMEM. */
@@ -51,8 +51,8 @@ struct view {
 	size_t len;
 };
 
-/* Taking from the front of a view.  0, or -EBADMSG when there is less than asked; the outputs are written on
- * success only.  Bytes point into the view's memory. */
+/* Taking from the front of a view.  0, or -EBADMSG when there is less than asked; the outputs are
+ * written on success only.  Bytes point into the view's memory. */
 int view_u8(struct view *view, uint8_t *ret);
 int view_u16(struct view *view, uint16_t *ret);
 int view_u32(struct view *view, uint32_t *ret);

@@ -9,8 +9,8 @@ struct err {
 	char text[ERR_TEXT_LEN];
 };
 
-/* Sets *err (NULL is fine) to the formatted text, cut off at its bound, and returns -errno_value, so that
- * `return err_set(err, EINVAL, "…")` is one line.  errno_value must be positive. */
+/* Sets *err (NULL is fine) to the formatted text, cut off at its bound, and returns -errno_value,
+ * so that `return err_set(err, EINVAL, "…")` is one line.  errno_value must be positive. */
 int err_set(struct err *err, int errno_value, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 

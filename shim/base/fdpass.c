@@ -88,7 +88,8 @@ take_descriptors(struct msghdr *message, int *fds, size_t *count)
 		memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
 		fd = lift(fd);
 		if (fd >= 0)
-			fds[(*count)++] = fd; /* sent <= STREAMS_MAX: the control buffer has no room for more */
+			fds[(*count)++] = fd; /* sent <= STREAMS_MAX: the control buffer has no room
+						 for more */
 		else
 			good = false;
 	}

@@ -1,4 +1,5 @@
-/* wstat.h -- how a process ended.  A status that was not seen is not a status: there is no default value. */
+/* wstat.h -- how a process ended.  A status that was not seen is not a status: there is no default
+ * value. */
 #ifndef SHIM_BASE_WSTAT_H
 #define SHIM_BASE_WSTAT_H
 
@@ -11,8 +12,8 @@ struct wstat {
 	uint8_t value; /* exit code, or signal number 1 … 64 */
 };
 
-/* What waitpid() reported of a process that has ended.  0, or -EINVAL for a status that says "stopped" or
- * "continued". */
+/* What waitpid() reported of a process that has ended.  0, or -EINVAL for a status that says
+ * "stopped" or "continued". */
 int wstat_from_wait(int wait_status, struct wstat *ret);
 
 /* 0 when kind and value are possible, else -EBADMSG: for a status that came over a wire. */

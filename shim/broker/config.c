@@ -21,7 +21,7 @@ node_cleanup(cJSON **node)
 	cJSON_Delete(*node);
 }
 
-/* ---- the three sources: file, environment, defaults ------------------------------------------ */
+/* ---- the three sources: file, environment, defaults ---- */
 
 static int
 unknown_key(const char *section, const char *name, struct err *err)
@@ -48,7 +48,8 @@ read_section(const cJSON *root, const char *section, struct config *config, bool
 	if (!cJSON_IsObject(map))
 		return err_set(err, EINVAL, "%s: is %s: write its keys below it", section,
 			       config_type_name(map));
-	cJSON_ArrayForEach (value, map) {
+	cJSON_ArrayForEach(value, map)
+	{
 		index = config_key_find(section, value->string);
 		key = config_key_at(index);
 		if (key == NULL)
@@ -183,7 +184,7 @@ config_parse(const char *text, size_t len, const char *name, struct config *ret,
 	return 0;
 }
 
-/* ---- the file -------------------------------------------------------------------------------- */
+/* ---- the file ---- */
 
 static int
 open_config(const char *path, int *ret_fd, struct err *err)
@@ -243,7 +244,7 @@ config_load(const char *path, struct config *ret, struct err *err)
 	return r;
 }
 
-/* ---- the rest -------------------------------------------------------------------------------- */
+/* ---- the rest ---- */
 
 static void
 list_release(struct config_list *list)

@@ -12,22 +12,25 @@ enum {
 };
 
 static const char *const api_choices[] = { [CONFIG_API_V2] = "v2", [CONFIG_API_V1] = "v1", NULL };
-static const char *const network_choices[] = { [CONFIG_NETWORK_BLOCKED] = "blocked",
-					       [CONFIG_NETWORK_OPEN] = "open",
-					       NULL };
-static const char *const env_base_choices[] = { [CONFIG_ENV_IMAGE] = "image",
-						[CONFIG_ENV_EMPTY] = "empty",
-						NULL };
+static const char *const network_choices[] = {
+	[CONFIG_NETWORK_BLOCKED] = "blocked", [CONFIG_NETWORK_OPEN] = "open", NULL
+};
+static const char *const env_base_choices[] = {
+	[CONFIG_ENV_IMAGE] = "image", [CONFIG_ENV_EMPTY] = "empty", NULL
+};
 
 #define FIELD(member) .field = offsetof(struct config, member)
-#define SECOND_MS 1000.0
-#define HOUR_MS (3600 * SECOND_MS)
-#define UNUSED(key, why) { .section = "terminal", .name = key, .kind = KIND_UNUSED, .reason = why }
+#define SECOND_MS     1000.0
+#define HOUR_MS	      (3600 * SECOND_MS)
+#define UNUSED(key, why)                                                                           \
+	{                                                                                          \
+		.section = "terminal", .name = key, .kind = KIND_UNUSED, .reason = why             \
+	}
 #define TERMINAL .section = "terminal", .name
-#define MODALSH .section = "modalsh", .name
+#define MODALSH	 .section = "modalsh", .name
 
-#define BY_HERMES "Hermes applies it itself"
-#define LOCAL_ONLY "it concerns the local backend alone"
+#define BY_HERMES     "Hermes applies it itself"
+#define LOCAL_ONLY    "it concerns the local backend alone"
 #define OTHER_BACKEND "it belongs to another backend"
 
 static const struct config_key keys[] = {

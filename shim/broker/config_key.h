@@ -29,7 +29,7 @@ struct config_key {
 	const char *section;
 	const char *name;
 	enum config_kind kind;
-	size_t field; /* offset in struct config */
+	size_t field;	      /* offset in struct config */
 	const char *fallback; /* what an absent key means, written as in the environment */
 	const char *variable; /* fills what the file leaves open */
 	const char *missing;  /* the remedy, for a key that must be there */

@@ -10,7 +10,7 @@
 enum { LIST_COUNT_MAX = 1024 };
 
 #define SECOND_MS 1000.0
-#define HOUR_MS (3600 * SECOND_MS)
+#define HOUR_MS	  (3600 * SECOND_MS)
 
 static_assert(sizeof(enum config_api) == sizeof(int) &&
 		      sizeof(enum config_network) == sizeof(int) &&
@@ -263,7 +263,8 @@ store_list(const struct config_key *key, const cJSON *value, struct config_list 
 		return wrong_type(value, "a list, such as []", err);
 	if (cJSON_GetArraySize(value) > LIST_COUNT_MAX)
 		return err_set(err, EINVAL, "has more than %d entries", LIST_COUNT_MAX);
-	cJSON_ArrayForEach (item, value) {
+	cJSON_ArrayForEach(item, value)
+	{
 		r = store_item(key, item, list, err);
 		if (r < 0)
 			return err_wrap(err, "entry %u", index + 1);
@@ -300,7 +301,8 @@ store_reasons(const cJSON *value, struct config *config, struct err *err)
 		calloc((size_t)cJSON_GetArraySize(value) + 1, sizeof *config->env_reasons);
 	if (config->env_reasons == NULL)
 		return no_memory(err);
-	cJSON_ArrayForEach (item, value) {
+	cJSON_ArrayForEach(item, value)
+	{
 		/* counted first, so that a half-made one is freed */
 		r = store_reason(item, &config->env_reasons[config->env_reason_count++], err);
 		if (r < 0)

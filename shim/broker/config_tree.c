@@ -10,7 +10,7 @@
 #include "shim/broker/config_tree.h"
 
 #define cleanup_event __attribute__((cleanup(yaml_event_delete)))
-#define cleanup_node __attribute__((cleanup(node_cleanup)))
+#define cleanup_node  __attribute__((cleanup(node_cleanup)))
 
 /* How much of a key an error text shows. */
 #define KEY_SHOWN "%.60s"

@@ -28,9 +28,9 @@ enum {
 #define SHOWN "\"%.80s\""
 
 #define LOWER_DIGITS "abcdefghijklmnopqrstuvwxyz0123456789"
-#define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-#define DIGITS "0123456789"
-#define ALNUM LETTERS DIGITS
+#define LETTERS	     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#define DIGITS	     "0123456789"
+#define ALNUM	     LETTERS DIGITS
 
 static bool
 made_of(const char *text, const char *alphabet)

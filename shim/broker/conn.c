@@ -33,7 +33,8 @@ enum {
 /* Without free descriptors nobody is let in for so long. */
 static const double ACCEPT_PAUSE_S = 0.1;
 
-/* SIGSTOP cannot be caught and passed on, so the callers are looked at: so many of them, so often. */
+/* SIGSTOP cannot be caught and passed on, so the callers are looked at: so many of them, so often.
+ */
 enum { LOOKS_PER_ROUND = 64 };
 static const double LOOK_S = 0.2;
 
@@ -78,7 +79,7 @@ struct listener {
 	uint64_t refused;
 };
 
-/* ---- one connection ------------------------------------------------------------------------------------------- */
+/* ---- one connection ---- */
 
 static void
 conn_close_fds(struct conn *conn)
@@ -112,21 +113,23 @@ conn_free(struct conn *conn)
 	free(conn);
 }
 
-/* Writes what the socket takes.  Once everything of an ended connection is out, it is closed: the writer watcher does that
- * in the next turn, since callers still hold the connection. */
+/* Writes what the socket takes.  Once everything of an ended connection is out, it is closed: the
+ * writer watcher does that in the next turn, since callers still hold the connection. */
 static void
 conn_flush(struct conn *conn)
 {
 	ssize_t n;
 
 	while (buf_len(&conn->out) > 0) {
-		n = send(conn->fd, buf_head(&conn->out), buf_len(&conn->out), MSG_DONTWAIT | MSG_NOSIGNAL);
+		n = send(conn->fd, buf_head(&conn->out), buf_len(&conn->out),
+			 MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			break;
 		if (n < 0) {
-			/* nobody reads: what is running is told to end when the reading side shows it, or here */
+			/* nobody reads: what is running is told to end when the reading side shows
+			 * it, or here */
 			buf_free(&conn->out);
 			conn->state = CONN_ENDED;
 			break;
@@ -146,7 +149,8 @@ conn_end(struct conn *conn)
 	conn->state = CONN_ENDED;
 	conn->job = NULL;
 	conn_close_fds(conn);
-	/* a client that does not take the answer is not waited for any longer than one that does not ask */
+	/* a client that does not take the answer is not waited for any longer than one that does
+	 * not ask */
 	ev_timer_stop(loop, &conn->start_by);
 	ev_timer_set(&conn->start_by, START_WAIT_S, 0.);
 	ev_timer_start(loop, &conn->start_by);
@@ -171,7 +175,7 @@ conn_not_run(struct conn *conn, const char *reason)
 	conn_refuse(conn, JOB_NOT_RUN, text);
 }
 
-/* ---- what the job says ---------------------------------------------------------------------------------------- */
+/* ---- what the job says ---- */
 
 static void
 on_started(void *arg, uint32_t pid)
@@ -216,9 +220,10 @@ on_refused(void *arg, enum job_refusal kind, const char *text)
 	conn_refuse(arg, kind, text);
 }
 
-static const struct job_events job_events = { on_started, on_stopped, on_exited, on_failed, on_refused };
+static const struct job_events job_events = { on_started, on_stopped, on_exited, on_failed,
+					      on_refused };
 
-/* ---- what the client says ------------------------------------------------------------------------------------- */
+/* ---- what the client says ---- */
 
 static int
 take_hello(struct conn *conn, const struct job_frame *frame)
@@ -229,7 +234,8 @@ take_hello(struct conn *conn, const struct job_frame *frame)
 	if (job_greeting_decode(frame->body, &greeting) < 0)
 		return -EBADMSG;
 	if (greeting.version != JOB_PROTOCOL_VERSION) {
-		snprintf(reason, sizeof reason, "protocol version %" PRIu32 " is not the broker's (%d): install both anew",
+		snprintf(reason, sizeof reason,
+			 "protocol version %" PRIu32 " is not the broker's (%d): install both anew",
 			 greeting.version, JOB_PROTOCOL_VERSION);
 		conn_not_run(conn, reason);
 		return 0;
@@ -265,7 +271,8 @@ take_start(struct conn *conn, const struct job_frame *frame)
 	ev_timer_stop(listener->context->loop, &conn->start_by);
 	conn->state = CONN_RUNNING;
 	conn->fd_count = 0; /* the job's from here on */
-	if (job_new(listener->context, &start, conn->pid, conn->fds, count, &job_events, conn, &conn->job, &err) < 0) {
+	if (job_new(listener->context, &start, conn->pid, conn->fds, count, &job_events, conn,
+		    &conn->job, &err) < 0) {
 		conn_not_run(conn, err.text);
 		return 0;
 	}
@@ -321,7 +328,8 @@ static int
 take_stop(struct conn *conn, const struct job_frame *frame)
 {
 	static const char stopping[] = "{\"stopping\":true}";
-	static const char denied[] = "{\"error\":\"only root and the broker's own user may stop it\"}";
+	static const char denied[] =
+		"{\"error\":\"only root and the broker's own user may stop it\"}";
 	bool allowed = conn->uid == 0 || conn->uid == geteuid();
 	const char *text = allowed ? stopping : denied;
 
@@ -338,9 +346,9 @@ static const struct {
 	enum conn_state state;
 	int (*take)(struct conn *conn, const struct job_frame *frame);
 } dispatch[] = {
-	{ JOB_HELLO, CONN_NEW, take_hello },	   { JOB_START, CONN_GREETED, take_start },
+	{ JOB_HELLO, CONN_NEW, take_hello },	    { JOB_START, CONN_GREETED, take_start },
 	{ JOB_SIGNAL, CONN_RUNNING, take_control }, { JOB_WINCH, CONN_RUNNING, take_control },
-	{ JOB_STATUS, CONN_GREETED, take_status }, { JOB_PING, CONN_GREETED, take_ping },
+	{ JOB_STATUS, CONN_GREETED, take_status },  { JOB_PING, CONN_GREETED, take_ping },
 	{ JOB_STOP, CONN_GREETED, take_stop },
 };
 
@@ -360,7 +368,8 @@ conn_bad(struct conn *conn)
 	if (conn->state == CONN_RUNNING) {
 		job_abandon(conn->job);
 		conn->job = NULL;
-		conn_refuse(conn, JOB_RESULT_UNKNOWN, "a malformed frame came from the client: its result is unknown");
+		conn_refuse(conn, JOB_RESULT_UNKNOWN,
+			    "a malformed frame came from the client: its result is unknown");
 	} else {
 		conn_not_run(conn, "a malformed frame came from the client");
 	}
@@ -484,10 +493,11 @@ conn_new(struct listener *listener, int fd, const struct ucred *peer)
 	listener->conn_count++;
 	ev_io_start(loop, &conn->reader);
 	ev_timer_start(loop, &conn->start_by);
-	conn_readable(loop, &conn->reader, EV_READ); /* the client sends at once: mostly it is there already */
+	conn_readable(loop, &conn->reader,
+		      EV_READ); /* the client sends at once: mostly it is there already */
 }
 
-/* ---- the listening socket ------------------------------------------------------------------------------------- */
+/* ---- the listening socket ---- */
 
 static bool
 uid_is_allowed(const struct listener *listener, uid_t uid)
@@ -510,7 +520,8 @@ look_at_callers(struct ev_loop *loop, struct ev_timer *timer, int events)
 	(void)loop;
 	(void)events;
 	for (; conn != NULL && looked < LOOKS_PER_ROUND; conn = conn->next) {
-		if (conn->state != CONN_RUNNING || conn->job == NULL || skipped++ < listener->looked_at)
+		if (conn->state != CONN_RUNNING || conn->job == NULL ||
+		    skipped++ < listener->looked_at)
 			continue;
 		job_look_at_caller(conn->job);
 		looked++;
@@ -557,8 +568,10 @@ listener_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 			listener_pause(listener, errno);
 		return;
 	}
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || !uid_is_allowed(listener, peer.uid)) {
-		log_warning("uid %u may not connect: list it in modalsh.allow_users", (unsigned)peer.uid);
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
+	    !uid_is_allowed(listener, peer.uid)) {
+		log_warning("uid %u may not connect: list it in modalsh.allow_users",
+			    (unsigned)peer.uid);
 		close(fd);
 		return;
 	}
@@ -580,10 +593,13 @@ resolve_users(struct listener *listener, struct err *err)
 		const struct passwd *user = *end == '\0' ? NULL : getpwnam(users->items[i]);
 
 		if (listener->user_count == USERS_MAX)
-			return err_set(err, E2BIG, "modalsh.allow_users: more than %d users", USERS_MAX - 2);
+			return err_set(err, E2BIG, "modalsh.allow_users: more than %d users",
+				       USERS_MAX - 2);
 		if (*end != '\0' && user == NULL)
-			return err_set(err, ENOENT, "modalsh.allow_users: no user \"%s\" here", users->items[i]);
-		listener->users[listener->user_count++] = user != NULL ? user->pw_uid : (uid_t)number;
+			return err_set(err, ENOENT, "modalsh.allow_users: no user \"%s\" here",
+				       users->items[i]);
+		listener->users[listener->user_count++] =
+			user != NULL ? user->pw_uid : (uid_t)number;
 	}
 	return 0;
 }
@@ -597,7 +613,8 @@ socket_address(const char *path, const char *suffix, struct sockaddr_un *ret, st
 	ret->sun_family = AF_UNIX;
 	len = snprintf(ret->sun_path, sizeof ret->sun_path, "%s%s", path, suffix);
 	if (len < 0 || (size_t)len >= sizeof ret->sun_path)
-		return err_set(err, ENAMETOOLONG, "%s: longer than the %zu bytes a socket's path may have", path,
+		return err_set(err, ENAMETOOLONG,
+			       "%s: longer than the %zu bytes a socket's path may have", path,
 			       sizeof ret->sun_path - 1 - strlen(suffix));
 	return 0;
 }
@@ -610,7 +627,8 @@ refuse_living_broker(const struct sockaddr_un *address, struct err *err)
 	if (fd < 0)
 		return err_errno(err, errno, "socket");
 	if (connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 || errno == EAGAIN)
-		return err_set(err, EADDRINUSE, "%s: another modalsh-broker serves it: stop that one first",
+		return err_set(err, EADDRINUSE,
+			       "%s: another modalsh-broker serves it: stop that one first",
 			       address->sun_path);
 	return 0;
 }
@@ -642,7 +660,8 @@ listener_lock(struct listener *listener, const char *path, struct err *err)
 	if (listener->lock_fd < 0)
 		return err_errno(err, errno, "%s", lock_path);
 	if (flock(listener->lock_fd, LOCK_EX | LOCK_NB) < 0)
-		return err_set(err, EADDRINUSE, "%s: another modalsh-broker serves it: stop that one first", path);
+		return err_set(err, EADDRINUSE,
+			       "%s: another modalsh-broker serves it: stop that one first", path);
 	return 0;
 }
 
@@ -657,7 +676,8 @@ listener_bind(struct listener *listener, struct err *err)
 	int r;
 
 	snprintf(suffix, sizeof suffix, ".%ld", (long)getpid());
-	if ((r = socket_address(path, suffix, &temporary, err)) < 0 || (r = socket_address(path, "", &final, err)) < 0 ||
+	if ((r = socket_address(path, suffix, &temporary, err)) < 0 ||
+	    (r = socket_address(path, "", &final, err)) < 0 ||
 	    (r = make_directory(path, err)) < 0 || (r = listener_lock(listener, path, err)) < 0 ||
 	    (r = refuse_living_broker(&final, err)) < 0)
 		return r;
@@ -682,15 +702,17 @@ listener_bind(struct listener *listener, struct err *err)
 }
 
 int
-listener_new(struct job_context *context, const struct listener_events *events, void *arg, struct listener **ret,
-	     struct err *err)
+listener_new(struct job_context *context, const struct listener_events *events, void *arg,
+	     struct listener **ret, struct err *err)
 {
 	struct listener *listener = calloc(1, sizeof *listener);
 	int r;
 
 	if (listener == NULL)
 		return err_set(err, ENOMEM, "no memory for the socket");
-	*listener = (struct listener){ .context = context, .events = events, .arg = arg, .fd = -1, .lock_fd = -1 };
+	*listener = (struct listener){
+		.context = context, .events = events, .arg = arg, .fd = -1, .lock_fd = -1
+	};
 	r = resolve_users(listener, err);
 	if (r == 0)
 		r = listener_bind(listener, err);

@@ -1,5 +1,5 @@
-/* conn.h -- the local socket: who may connect, what they may say, and what they are told.  Wire: proto/PROTOCOL.md,
- * section 2. */
+/* conn.h -- the local socket: who may connect, what they may say, and what they are told.  Wire:
+ * proto/PROTOCOL.md, section 2. */
 #ifndef SHIM_BROKER_CONN_H
 #define SHIM_BROKER_CONN_H
 
@@ -18,9 +18,10 @@ struct listener_events {
 	void (*stop)(void *arg);
 };
 
-/* Binds config->socket under a temporary name, listens, and gives it its name, so that nobody can connect to a socket that
- * is not ready.  A socket that a living broker answers is an error; a dead one is replaced.  The directory is made when it is
- * missing.  0, or negative errno with *err set. */
+/* Binds config->socket under a temporary name, listens, and gives it its name, so that nobody can
+ * connect to a socket that is not ready.  A socket that a living broker answers is an error; a dead
+ * one is replaced.  The directory is made when it is missing.  0, or negative errno with *err set.
+ */
 int listener_new(struct job_context *context, const struct listener_events *events, void *arg,
 		 struct listener **ret, struct err *err);
 

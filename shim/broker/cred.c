@@ -16,7 +16,7 @@
 #include "shim/broker/cred_toml.h"
 
 #define SERVER_URL_DEFAULT "https://api.modal.com"
-#define TOKEN_PREFIX "MODAL_TOKEN_"
+#define TOKEN_PREFIX	   "MODAL_TOKEN_"
 
 enum {
 	TOKEN_LEN_MAX = 512,
@@ -58,7 +58,7 @@ struct token_file {
 	char why_none[SOURCE_LEN_MAX];
 };
 
-/* ---- memory that neither a core file, nor swap, nor a child process sees --------------------- */
+/* ---- memory that neither a core file, nor swap, nor a child process sees ---- */
 
 static void *
 secret_alloc(size_t len)
@@ -91,7 +91,7 @@ secret_free(void *memory, size_t len)
 	munmap(memory, len);
 }
 
-/* ---- the environment ------------------------------------------------------------------------- */
+/* ---- the environment ---- */
 
 static const char *
 variable(const char *name)
@@ -119,7 +119,7 @@ wipe_environment(void)
 	*kept = NULL;
 }
 
-/* ---- the token file -------------------------------------------------------------------------- */
+/* ---- the token file ---- */
 
 static struct profile *
 profile_of(struct token_file *file, const struct toml_entry *entry, struct err *err)
@@ -211,9 +211,9 @@ find_path(const struct config *config, char path[PATH_LEN_MAX], struct err *err)
 	}
 	len = named != NULL ? snprintf(path, PATH_LEN_MAX, "%s", named) :
 			      snprintf(path, PATH_LEN_MAX, "%s/.modal.toml", home);
-	return len < PATH_LEN_MAX
-		       ? 0
-		       : err_set(err, ENAMETOOLONG, "the path of the token file is too long");
+	return len < PATH_LEN_MAX ?
+		       0 :
+		       err_set(err, ENAMETOOLONG, "the path of the token file is too long");
 }
 
 /* Others must not be able to read it, nor to have written it. */
@@ -320,7 +320,7 @@ read_file(const struct config *config, struct token_file *file, struct err *err)
 	return r < 0 ? err_wrap(err, "%s", file->path) : choose_profile(file, err);
 }
 
-/* ---- putting it together --------------------------------------------------------------------- */
+/* ---- putting it together ---- */
 
 /* A token becomes the value of a header: printable, without blanks. */
 static int

@@ -10,7 +10,7 @@
 
 #define URL_LEN_MAX 512u
 /* The server's own deadline comes first, so that its answer is the one that is seen. */
-#define DEADLINE_GRACE_MS 2000
+#define DEADLINE_GRACE_MS   2000
 #define PAUSE_DOUBLINGS_MAX 20u
 
 struct grpc_server {
@@ -50,13 +50,18 @@ server_origin_set(struct grpc_server *server, const char *url, struct err *err)
 	size_t len;
 
 	if (strncasecmp(url, "http://", strlen("http://")) == 0)
-		return err_set(err, EPROTONOSUPPORT,
-			       "%.200s: plain http is refused; use https (for the loopback with its --ca-file)", url);
+		return err_set(
+			err, EPROTONOSUPPORT,
+			"%.200s: plain http is refused; use https (for the loopback with its --ca-file)",
+			url);
 	if (strncasecmp(url, "https://", strlen("https://")) != 0)
-		return err_set(err, EINVAL, "%.200s: not an https:// URL; check modalsh.server_url", url);
+		return err_set(err, EINVAL, "%.200s: not an https:// URL; check modalsh.server_url",
+			       url);
 	len = strcspn(host, "/?#");
-	if (len == 0 || len >= sizeof server->origin - strlen("https://") || memchr(host, '@', len) != NULL)
-		return err_set(err, EINVAL, "%.200s: no usable host in this URL; check modalsh.server_url", url);
+	if (len == 0 || len >= sizeof server->origin - strlen("https://") ||
+	    memchr(host, '@', len) != NULL)
+		return err_set(err, EINVAL,
+			       "%.200s: no usable host in this URL; check modalsh.server_url", url);
 	snprintf(server->origin, sizeof server->origin, "https://%.*s", (int)len, host);
 	return 0;
 }
@@ -257,14 +262,15 @@ status_settle(struct grpc_call *call, const struct http_result *result)
 	if (result->fault == HTTP_FAULT_TIMEOUT && call->method.wait_ms > 0) {
 		status_set(call, GRPC_DEADLINE_EXCEEDED, "no answer in time");
 	} else if (result->fault == HTTP_FAULT_ABORTED) {
-		status_set(call, GRPC_INTERNAL, call->too_long ? "the server sent a message that is too long" :
-								 "the server sent what is no gRPC message");
+		status_set(call, GRPC_INTERNAL,
+			   call->too_long ? "the server sent a message that is too long" :
+					    "the server sent what is no gRPC message");
 	} else if (result->fault != HTTP_FAULT_NONE) {
 		status_set(call, GRPC_UNAVAILABLE, result->text);
 	} else {
 		status_set(call, grpc_code_from_http(result->status), "");
-		snprintf(call->status.text, sizeof call->status.text, "HTTP status %d without a gRPC status",
-			 result->status);
+		snprintf(call->status.text, sizeof call->status.text,
+			 "HTTP status %d without a gRPC status", result->status);
 	}
 }
 
@@ -314,8 +320,8 @@ headers_make(struct grpc_call *call, struct http_headers *headers)
 static void
 attempt_reset(struct grpc_call *call)
 {
-	grpc_frame_init(&call->parser,
-			call->events->piece == NULL ? GRPC_MESSAGE_LEN_LIMIT : GRPC_STREAMED_LEN_LIMIT);
+	grpc_frame_init(&call->parser, call->events->piece == NULL ? GRPC_MESSAGE_LEN_LIMIT :
+								     GRPC_STREAMED_LEN_LIMIT);
 	buf_free(&call->message);
 	call->message_seen = call->status_seen = call->too_long = false;
 	call->retry_after_ms = -1;
@@ -334,7 +340,9 @@ attempt_start(struct grpc_call *call)
 		.headers = &headers,
 		.body = call->request,
 		.body_len = call->request_len,
-		.timeout_ms = call->method.wait_ms > 0 ? (long)call->method.wait_ms + DEADLINE_GRACE_MS : 0,
+		.timeout_ms = call->method.wait_ms > 0 ?
+				      (long)call->method.wait_ms + DEADLINE_GRACE_MS :
+				      0,
 		.bulk = call->method.bulk,
 	};
 	int r;

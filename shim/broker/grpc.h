@@ -49,7 +49,7 @@ struct grpc_attempt {
 
 struct grpc_status {
 	enum grpc_code code;
-	bool refused;	 /* no HTTP/2 or no trusted certificate: repeating does not help */
+	bool refused; /* no HTTP/2 or no trusted certificate: repeating does not help */
 	char text[GRPC_MESSAGE_LEN_MAX];
 };
 
@@ -57,7 +57,7 @@ struct grpc_method {
 	const char *path; /* "/package.Service/Method" */
 	int64_t wait_ms;  /* deadline of one attempt, 0 = none; sent as grpc-timeout */
 	const struct grpc_retry *retry; /* NULL = one attempt */
-	bool throttled;	  /* obeys RPCRetryPolicy */
+	bool throttled;			/* obeys RPCRetryPolicy */
 	bool bulk;
 };
 
@@ -77,8 +77,9 @@ struct grpc_events {
 struct grpc_call;
 
 /* message (copied) is not framed yet.  Callbacks as in http.h.  Returns 0 or negative errno. */
-int grpc_call_start(struct grpc_server *server, const struct grpc_method *method, struct view message,
-		    const struct grpc_events *events, void *arg, struct grpc_call **ret);
+int grpc_call_start(struct grpc_server *server, const struct grpc_method *method,
+		    struct view message, const struct grpc_events *events, void *arg,
+		    struct grpc_call **ret);
 
 /* upload() has something again. */
 void grpc_call_wake(struct grpc_call *call);

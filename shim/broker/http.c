@@ -42,7 +42,7 @@ struct http {
 	struct http_call *wakes;   /* calls whose upload goes on */
 	struct http_call *corpses; /* freed while curl was running */
 	struct http_connection *connections; /* every socket that curl holds */
-	int64_t heard_ms;	   /* when any server last answered anything */
+	int64_t heard_ms;		     /* when any server last answered anything */
 	unsigned call_count;
 };
 
@@ -288,7 +288,8 @@ static void
 on_socket(struct ev_loop *loop, ev_io *io, int revents)
 {
 	struct http_socket *sock = io->data;
-	int events = (revents & EV_READ ? CURL_CSELECT_IN : 0) | (revents & EV_WRITE ? CURL_CSELECT_OUT : 0);
+	int events = (revents & EV_READ ? CURL_CSELECT_IN : 0) |
+		     (revents & EV_WRITE ? CURL_CSELECT_OUT : 0);
 
 	(void)loop;
 	curl_run(sock->http, io->fd, events);
@@ -416,7 +417,8 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 	name_len = (size_t)(colon - bytes);
 	for (start = name_len + 1; start < end && bytes[start] == ' '; start++)
 		;
-	while (end > start && (bytes[end - 1] == '\r' || bytes[end - 1] == '\n' || bytes[end - 1] == ' '))
+	while (end > start &&
+	       (bytes[end - 1] == '\r' || bytes[end - 1] == '\n' || bytes[end - 1] == ' '))
 		end--;
 	call->events->header(call->arg, bytes, name_len, bytes + start, end - start);
 	return len;
@@ -495,7 +497,8 @@ on_socket_close(void *arg, curl_socket_t fd)
 void
 http_reconnect(struct http *http)
 {
-	for (struct http_connection *connection = http->connections; connection != NULL; connection = connection->next)
+	for (struct http_connection *connection = http->connections; connection != NULL;
+	     connection = connection->next)
 		shutdown(connection->fd, SHUT_RDWR);
 }
 
@@ -522,8 +525,9 @@ options_set(struct http_call *call, const struct http_request *request)
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
 	/* 128 bits first, which is a little less work at both ends; the server chooses */
-	curl_easy_setopt(easy, CURLOPT_TLS13_CIPHERS,
-			 "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256");
+	curl_easy_setopt(
+		easy, CURLOPT_TLS13_CIPHERS,
+		"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256");
 	if (call->http->ca_file != NULL) {
 		curl_easy_setopt(easy, CURLOPT_CAINFO, call->http->ca_file);
 		curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
@@ -585,15 +589,18 @@ lists_make(struct http_call *call, const struct http_request *request)
 }
 
 int
-http_call_start(struct http *http, const struct http_request *request, const struct http_events *events,
-		void *arg, struct http_call **ret, struct err *err)
+http_call_start(struct http *http, const struct http_request *request,
+		const struct http_events *events, void *arg, struct http_call **ret,
+		struct err *err)
 {
 	struct http_call *call = calloc(1, sizeof *call);
 	CURLMcode code;
 	int r = -ENOMEM;
 
 	if (call != NULL) {
-		*call = (struct http_call){ .http = http, .events = events, .arg = arg, .begun_ms = clock_now_ms() };
+		*call = (struct http_call){
+			.http = http, .events = events, .arg = arg, .begun_ms = clock_now_ms()
+		};
 		/* curl may have work to do without a watcher to wait for it. */
 		if (http->call_count++ == 0)
 			ev_ref(http->loop);
@@ -611,7 +618,8 @@ http_call_start(struct http *http, const struct http_request *request, const str
 	code = curl_multi_add_handle(http->multi, call->easy);
 	if (code != CURLM_OK) {
 		call_release(call);
-		return err_set(err, EIO, "libcurl refuses a request: %s", curl_multi_strerror(code));
+		return err_set(err, EIO, "libcurl refuses a request: %s",
+			       curl_multi_strerror(code));
 	}
 	call->added = true;
 	*ret = call;
@@ -663,4 +671,3 @@ http_call_free(struct http_call *call)
 	call->next_corpse = call->http->corpses;
 	call->http->corpses = call;
 }
-

@@ -18,8 +18,8 @@
 #define HTTP_CONNECT_WAIT_MS 10000L
 /* How long a silent connection is believed in: probes start after this, and unanswered data
  * gives up after it. */
-#define HTTP_KEEPALIVE_S 30
-#define HTTP_HEADERS_MAX 24u
+#define HTTP_KEEPALIVE_S    30
+#define HTTP_HEADERS_MAX    24u
 #define HTTP_HEADER_LEN_MAX (16u * 1024)
 
 struct http;
@@ -32,8 +32,8 @@ int http_new(struct ev_loop *loop, const char *ca_file, struct http **ret, struc
 /* All calls must have been freed. */
 void http_free(struct http *http);
 
-/* Breaks every connection, for one that is silent may be dead without the kernel's knowing: calls in flight fail with
- * HTTP_FAULT_BROKEN, later ones connect anew. */
+/* Breaks every connection, for one that is silent may be dead without the kernel's knowing: calls
+ * in flight fail with HTTP_FAULT_BROKEN, later ones connect anew. */
 void http_reconnect(struct http *http);
 
 /* The request headers of one call, "name: value", in memory that is wiped. */
@@ -48,11 +48,11 @@ int http_headers_add(struct http_headers *headers, const char *name, const char 
 void http_headers_release(struct http_headers *headers);
 
 enum http_fault {
-	HTTP_FAULT_NONE,     /* an answer came: see status */
-	HTTP_FAULT_TIMEOUT,  /* none within timeout_ms */
-	HTTP_FAULT_BROKEN,   /* no connection, or it broke: may pass */
-	HTTP_FAULT_REFUSED,  /* the certificate is not to be trusted, or no HTTP/2: does not pass */
-	HTTP_FAULT_ABORTED,  /* a callback returned a negative value */
+	HTTP_FAULT_NONE,    /* an answer came: see status */
+	HTTP_FAULT_TIMEOUT, /* none within timeout_ms */
+	HTTP_FAULT_BROKEN,  /* no connection, or it broke: may pass */
+	HTTP_FAULT_REFUSED, /* the certificate is not to be trusted, or no HTTP/2: does not pass */
+	HTTP_FAULT_ABORTED, /* a callback returned a negative value */
 };
 
 struct http_result {
@@ -66,7 +66,8 @@ struct http_result {
 
 struct http_events {
 	/* A header or trailer of the answer; may be NULL. */
-	void (*header)(void *arg, const char *name, size_t name_len, const char *value, size_t value_len);
+	void (*header)(void *arg, const char *name, size_t name_len, const char *value,
+		       size_t value_len);
 	/* Bytes of the answer's body, gone after the call.  A negative value ends the call. */
 	int (*body)(void *arg, const uint8_t *bytes, size_t len);
 	/* Fills in up to len bytes of the request's body and returns how many; 0 = none now,
@@ -77,19 +78,20 @@ struct http_events {
 };
 
 struct http_request {
-	const char *url;	   /* https only */
-	const char *ipv4;	   /* where the URL's host is, or NULL: ask DNS */
+	const char *url;  /* https only */
+	const char *ipv4; /* where the URL's host is, or NULL: ask DNS */
 	struct http_headers *headers;
-	const uint8_t *body;	   /* copied; NULL: events->upload */
+	const uint8_t *body; /* copied; NULL: events->upload */
 	size_t body_len;
-	long timeout_ms;	   /* 0 = none */
-	bool bulk;		   /* megabytes are expected: large buffers */
+	long timeout_ms; /* 0 = none */
+	bool bulk;	 /* megabytes are expected: large buffers */
 };
 
 /* Sends a POST.  Takes what request->headers holds, also on failure.  Returns 0 or negative
  * errno with *err set. */
-int http_call_start(struct http *http, const struct http_request *request, const struct http_events *events,
-		    void *arg, struct http_call **ret, struct err *err);
+int http_call_start(struct http *http, const struct http_request *request,
+		    const struct http_events *events, void *arg, struct http_call **ret,
+		    struct err *err);
 
 /* upload() has something again: it is asked before the loop sleeps. */
 void http_call_wake(struct http_call *call);

@@ -18,7 +18,7 @@ enum {
 static void job_settle(struct job *job);
 static const struct job_events *job_take_events(struct job *job);
 
-/* ---- freeing -------------------------------------------------------------------------------------------------- */
+/* ---- freeing ---- */
 
 /* The settings are put back; nothing is read from it any more. */
 static void
@@ -61,9 +61,10 @@ job_leave(struct job *job)
 		job_settle(job);
 }
 
-/* ---- the lane ------------------------------------------------------------------------------------------------- */
+/* ---- the lane ---- */
 
-/* Appending a small frame fails only without memory; then the lane is beyond help, and it says so itself. */
+/* Appending a small frame fails only without memory; then the lane is beyond help, and it says so
+ * itself. */
 void
 job_send_position(struct job *job, uint8_t type, uint32_t stream, uint64_t offset, uint32_t window)
 {
@@ -94,7 +95,8 @@ send_controls(struct job *job)
 	if (!lane_is_up(lane) || !job->sent)
 		return;
 	while (job->controls_sent < job->control_count && lane_has_room(lane, CONTROL_LEN_MAX)) {
-		(void)job_control_encode(lane_out(lane), job->number, &job->controls[job->controls_sent++]);
+		(void)job_control_encode(lane_out(lane), job->number,
+					 &job->controls[job->controls_sent++]);
 		lane_flush(lane);
 	}
 }
@@ -104,8 +106,10 @@ send_start(struct job *job)
 {
 	struct buf *out = lane_out(job->context->lane);
 
-	/* the guest takes numbers in ascending order only: nobody overtakes a START that waits for room */
-	if (lane_is_starved(job->context->lane) || !lane_has_room(job->context->lane, buf_len(&job->start)) ||
+	/* the guest takes numbers in ascending order only: nobody overtakes a START that waits for
+	 * room */
+	if (lane_is_starved(job->context->lane) ||
+	    !lane_has_room(job->context->lane, buf_len(&job->start)) ||
 	    buf_put(out, buf_head(&job->start), buf_len(&job->start)) < 0)
 		return;
 	job->sent = true;
@@ -116,13 +120,15 @@ send_start(struct job *job)
 	send_controls(job);
 }
 
-/* ---- making a job --------------------------------------------------------------------------------------------- */
+/* ---- making a job ---- */
 
 static void
 deadline_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
 	struct job *job = timer->data;
-	struct job_control term = { .type = JOB_SIGNAL, .signal = SIGTERM, .scope = JOB_SCOPE_SESSION };
+	struct job_control term = { .type = JOB_SIGNAL,
+				    .signal = SIGTERM,
+				    .scope = JOB_SCOPE_SESSION };
 
 	(void)loop;
 	(void)events;
@@ -147,10 +153,12 @@ job_take_terminal(struct job *job)
 	for (size_t i = 0; i < job->channel_count; i++) {
 		struct channel *channel = &job->channels[i];
 
-		if (channel->kind != JOB_STREAM_TTY || channel->sink == NULL || job->terminal != NULL ||
+		if (channel->kind != JOB_STREAM_TTY || channel->sink == NULL ||
+		    job->terminal != NULL ||
 		    !terminal_may_take(job->caller, sink_fd(channel->sink)))
 			continue;
-		job->terminal = terminal_take(&job->context->terminals, sink_fd(channel->sink), job->plain_output);
+		job->terminal = terminal_take(&job->context->terminals, sink_fd(channel->sink),
+					      job->plain_output);
 		channel_pump(channel);
 	}
 }
@@ -165,8 +173,8 @@ output_written_in_all(const struct job *job)
 	return written;
 }
 
-/* What is still held of streams that others write to as well, or of a command that was told to end, is no longer waited for
- * when nobody takes it. */
+/* What is still held of streams that others write to as well, or of a command that was told to end,
+ * is no longer waited for when nobody takes it. */
 static void
 stall_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
 {
@@ -195,7 +203,8 @@ job_has_terminal(const struct job *job)
 	return false;
 }
 
-/* A terminal that may not be taken (the caller is in the background) goes on processing output, which must be done once. */
+/* A terminal that may not be taken (the caller is in the background) goes on processing output,
+ * which must be done once. */
 static void
 job_prepare_terminal(struct job *job, struct job_start *start, uint8_t settings[TERMIOS_LEN_MAX])
 {
@@ -209,8 +218,9 @@ job_prepare_terminal(struct job *job, struct job_start *start, uint8_t settings[
 }
 
 int
-job_new(struct job_context *context, const struct job_start *local, pid_t caller, const int *fds, size_t fd_count,
-	const struct job_events *events, void *arg, struct job **ret, struct err *err)
+job_new(struct job_context *context, const struct job_start *local, pid_t caller, const int *fds,
+	size_t fd_count, const struct job_events *events, void *arg, struct job **ret,
+	struct err *err)
 {
 	struct job_start start = *local;
 	struct job *job = calloc(1, sizeof *job + local->stream_count * sizeof job->channels[0]);
@@ -230,7 +240,8 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 	job->winsize = local->winsize;
 	job->busy = 1; /* nothing may free it before it is whole */
 	buf_init(&job->start, FRAME_LEN_MAX);
-	ev_timer_init(&job->deadline, deadline_passed, (double)context->config->command_timeout_s, 0.);
+	ev_timer_init(&job->deadline, deadline_passed, (double)context->config->command_timeout_s,
+		      0.);
 	ev_timer_init(&job->stall, stall_passed, EXIT_STALL_MS / 1000., EXIT_STALL_MS / 1000.);
 	job->deadline.data = job->stall.data = job;
 	job_find_tokens(job, local, fds, fd_count);
@@ -255,18 +266,18 @@ job_new(struct job_context *context, const struct job_start *local, pid_t caller
 	return 0;
 }
 
-/* ---- the caller ----------------------------------------------------------------------------------------------- */
+/* ---- the caller ---- */
 
 static bool
 tells_to_end(const struct job *job, const struct job_control *control)
 {
 	return control->type == JOB_SIGNAL && (job->ignored >> (control->signal - 1) & 1) == 0 &&
-	       (control->signal == SIGTERM || control->signal == SIGINT || control->signal == SIGHUP ||
-		control->signal == SIGQUIT);
+	       (control->signal == SIGTERM || control->signal == SIGINT ||
+		control->signal == SIGHUP || control->signal == SIGQUIT);
 }
 
-/* The command has ended, but its output has not been taken: locally it would still be there, writing, and die of the
- * signal. */
+/* The command has ended, but its output has not been taken: locally it would still be there,
+ * writing, and die of the signal. */
 static void
 job_end_by_signal(struct job *job, const struct job_control *control)
 {
@@ -294,7 +305,8 @@ job_continue(struct job *job)
 		channel_pump(&job->channels[i]);
 }
 
-/* A signal that is pending already is the same signal, as in the kernel; of sizes the last one counts. */
+/* A signal that is pending already is the same signal, as in the kernel; of sizes the last one
+ * counts. */
 static bool
 control_is_waiting(struct job *job, const struct job_control *control)
 {
@@ -324,9 +336,10 @@ job_control(struct job *job, const struct job_control *control)
 	if (control_is_waiting(job, control))
 		return;
 	if (job->control_count == CONTROLS_MAX) {
-		/* confirmed by the next greeting at the latest; the oldest has arrived long ago, or there are as many waiting as
-		 * there are signals */
-		memmove(job->controls, job->controls + 1, sizeof job->controls - sizeof job->controls[0]);
+		/* confirmed by the next greeting at the latest; the oldest has arrived long ago, or
+		 * there are as many waiting as there are signals */
+		memmove(job->controls, job->controls + 1,
+			sizeof job->controls - sizeof job->controls[0]);
 		job->control_count--;
 		job->controls_sent -= job->controls_sent > 0;
 	}
@@ -341,7 +354,9 @@ job_control(struct job *job, const struct job_control *control)
 void
 job_look_at_caller(struct job *job)
 {
-	const struct job_control stop = { .type = JOB_SIGNAL, .signal = SIGSTOP, .scope = JOB_SCOPE_GROUP };
+	const struct job_control stop = { .type = JOB_SIGNAL,
+					  .signal = SIGSTOP,
+					  .scope = JOB_SCOPE_GROUP };
 
 	if (job->events == NULL || job->caller_stopped || !terminal_process_is_stopped(job->caller))
 		return;
@@ -367,7 +382,7 @@ job_abandon(struct job *job)
 	job_leave(job);
 }
 
-/* ---- ends ----------------------------------------------------------------------------------------------------- */
+/* ---- ends ---- */
 
 static const struct job_events *
 job_take_events(struct job *job)
@@ -397,7 +412,8 @@ output_is_out(const struct job *job)
 	for (size_t i = 0; i < job->channel_count; i++) {
 		const struct channel *channel = &job->channels[i];
 
-		if (channel->sink != NULL && !channel->close_wanted && channel->written < channel->exit_mark)
+		if (channel->sink != NULL && !channel->close_wanted &&
+		    channel->written < channel->exit_mark)
 			return false;
 	}
 	return true;
@@ -420,7 +436,8 @@ job_tell_exit(struct job *job)
 		events->exited(job->arg, &job->exit);
 }
 
-/* Closes what has ended, tells the end when it is due, and frees the job when nothing is left of it. */
+/* Closes what has ended, tells the end when it is due, and frees the job when nothing is left of
+ * it. */
 static void
 job_settle(struct job *job)
 {
@@ -430,7 +447,8 @@ job_settle(struct job *job)
 	for (size_t i = 0; i < job->channel_count; i++) {
 		struct channel *channel = &job->channels[i];
 
-		if (channel->sink != NULL && (channel->close_wanted || (channel->eof && sink_queued(channel->sink) == 0)))
+		if (channel->sink != NULL &&
+		    (channel->close_wanted || (channel->eof && sink_queued(channel->sink) == 0)))
 			channel_close_sink(channel);
 		open = open || channel->sink != NULL;
 	}
@@ -466,7 +484,7 @@ job_was_sent(const struct job *job)
 	return job->sent;
 }
 
-/* ---- frames from the guest ------------------------------------------------------------------------------------ */
+/* ---- frames from the guest ---- */
 
 static int
 take_started(struct job *job, uint64_t pid)
@@ -540,7 +558,8 @@ take_done(struct job *job, struct view body)
 {
 	if (job_empty_decode(body) < 0)
 		return -EBADMSG;
-	job_lose(job, "the sandbox no longer knows how the command ended"); /* no more output comes */
+	job_lose(job,
+		 "the sandbox no longer knows how the command ended"); /* no more output comes */
 	return 0;
 }
 
@@ -558,13 +577,15 @@ take_position(struct job *job, const struct job_frame *frame)
 	if (frame->type == JOB_OUT_EOF) {
 		if (!channel_has_output(channel))
 			return -EBADMSG;
-		/* after OUT_CLOSE the guest drops what it held, so the end may be beyond what was received */
+		/* after OUT_CLOSE the guest drops what it held, so the end may be beyond what was
+		 * received */
 		if (position.offset != channel->received && !channel->close_wanted)
 			return -EBADMSG;
 		channel->eof = true;
 		return 0;
 	}
-	if (!channel_has_input(channel) || position.offset > channel->sent || position.offset < channel->used)
+	if (!channel_has_input(channel) || position.offset > channel->sent ||
+	    position.offset < channel->used)
 		return -EBADMSG;
 	channel->used = position.offset;
 	if (channel->used >= channel->grows_at && channel->in_window < IN_WINDOW_MAX) {
@@ -594,11 +615,15 @@ take_frame(struct job *job, const struct job_frame *frame)
 
 	switch (frame->type) {
 	case JOB_STARTED:
-		return job_number_decode(JOB_STARTED, frame->body, &number) < 0 ? -EBADMSG : take_started(job, number);
+		return job_number_decode(JOB_STARTED, frame->body, &number) < 0 ?
+			       -EBADMSG :
+			       take_started(job, number);
 	case JOB_FAILED:
 		return take_failed(job, frame->body);
 	case JOB_STOPPED:
-		return job_number_decode(JOB_STOPPED, frame->body, &number) < 0 ? -EBADMSG : take_stopped(job, number);
+		return job_number_decode(JOB_STOPPED, frame->body, &number) < 0 ?
+			       -EBADMSG :
+			       take_stopped(job, number);
 	case JOB_IN_USED:
 	case JOB_IN_CLOSED:
 	case JOB_IN_REVOKED:
@@ -648,7 +673,7 @@ job_take_output(struct job *job, uint32_t stream, uint64_t offset, const uint8_t
 	return r;
 }
 
-/* ---- a new lane ----------------------------------------------------------------------------------------------- */
+/* ---- a new lane ---- */
 
 bool
 job_hello_entry(const struct job *job, struct job_hello_entry *ret)
@@ -681,7 +706,8 @@ job_repeat(struct job *job, const struct job_hello_entry *entry)
 
 		if (channel == NULL || !channel_has_input(channel))
 			continue;
-		if (entry->streams[i].offset >= channel->used && entry->streams[i].offset <= channel->sent)
+		if (entry->streams[i].offset >= channel->used &&
+		    entry->streams[i].offset <= channel->sent)
 			channel->sent = entry->streams[i].offset;
 		channel->eof_sent = false;
 		if (channel->revoking)
@@ -693,11 +719,13 @@ job_repeat(struct job *job, const struct job_hello_entry *entry)
 		if (channel->close_wanted && !channel->eof)
 			job_send_position(job, JOB_OUT_CLOSE, channel->number, 0, 0);
 		else if (channel_has_output(channel) && !channel->eof)
-			job_send_position(job, JOB_ACK, channel->number, channel->acked, channel->window);
+			job_send_position(job, JOB_ACK, channel->number, channel->acked,
+					  channel->window);
 	}
 	if (job->kill_wanted)
 		job_send_kill(job);
-	for (job->controls_sent = 0; job->controls_sent < job->control_count; job->controls_sent++) {
+	for (job->controls_sent = 0; job->controls_sent < job->control_count;
+	     job->controls_sent++) {
 		if (job->controls[job->controls_sent].sequence > entry->control_sequence)
 			break;
 	}
@@ -711,12 +739,13 @@ job_lane_up(struct job *job, const struct job_hello_entry *entry, bool same_boot
 	if (entry != NULL) {
 		job_repeat(job, entry);
 	} else if (job->sent && job->exited) {
-		/* forgotten, because the daemon knew that we had seen the end, or with the daemon: no more output comes */
+		/* forgotten, because the daemon knew that we had seen the end, or with the daemon:
+		 * no more output comes */
 		job_lose(job, "the sandbox lost the command");
 	} else if (job->sent && (!same_boot || job->answered)) {
 		job_lose(job, "the sandbox lost the command");
 	} else {
-		job->sent = false; /* START never arrived */
+		job->sent = false;		 /* START never arrived */
 		job->done = job->events == NULL; /* and nobody is there for it any more */
 	}
 	if (!job->done)

@@ -38,7 +38,8 @@ descriptor_crosses(int fd, uint32_t number)
 		return true;
 	if (kind == BORROW_EVERYWHERE)
 		return borrow_device(fd) != 0;
-	return (kind == BORROW_PIPE || kind == BORROW_FILE || kind == BORROW_OTHER) && !is_two_way(fd);
+	return (kind == BORROW_PIPE || kind == BORROW_FILE || kind == BORROW_OTHER) &&
+	       !is_two_way(fd);
 }
 
 static bool
@@ -49,8 +50,8 @@ same_terminal(int a, int b)
 	return fstat(a, &sa) == 0 && fstat(b, &sb) == 0 && sa.st_rdev == sb.st_rdev;
 }
 
-/* fd 1 and 2 on one pipe: the command gets one pipe too, so that the order of its writes is the local one.  A terminal is one
- * for all of them. */
+/* fd 1 and 2 on one pipe: the command gets one pipe too, so that the order of its writes is the
+ * local one.  A terminal is one for all of them. */
 static bool
 find_same(const struct job *job, const int *fds, size_t index, int fd, uint32_t *ret_number)
 {
@@ -64,7 +65,8 @@ find_same(const struct job *job, const int *fds, size_t index, int fd, uint32_t 
 			continue;
 		if (channel->kind == JOB_STREAM_TTY)
 			same = is_terminal && same_terminal(fds[i], fd);
-		else if (channel->kind == JOB_STREAM_OUT || (channel->kind == JOB_STREAM_IN && !is_two_way(fd)))
+		else if (channel->kind == JOB_STREAM_OUT ||
+			 (channel->kind == JOB_STREAM_IN && !is_two_way(fd)))
 			same = borrow_same(fds[i], fd);
 		if (same) {
 			*ret_number = channel->number;
@@ -85,14 +87,16 @@ out_pipe_len(int fd, enum borrow_kind kind)
 static int
 channel_open_input(struct channel *channel, int fd, enum borrow_kind kind, struct err *err)
 {
-	int return_fd = channel->job->token_fd >= 0 && channel->number == channel->job->token_stream ?
-				fd_steal(&channel->job->token_fd) :
-				-1;
+	int return_fd =
+		channel->job->token_fd >= 0 && channel->number == channel->job->token_stream ?
+			fd_steal(&channel->job->token_fd) :
+			-1;
 
 	if (return_fd >= 0)
-		return source_new_tokens(&channel->job->context->tools, fd, return_fd, &job_input_events, channel,
-					 &channel->source, err);
-	return source_new(&channel->job->context->tools, fd, kind, &job_input_events, channel, &channel->source, err);
+		return source_new_tokens(&channel->job->context->tools, fd, return_fd,
+					 &job_input_events, channel, &channel->source, err);
+	return source_new(&channel->job->context->tools, fd, kind, &job_input_events, channel,
+			  &channel->source, err);
 }
 
 static int
@@ -100,7 +104,8 @@ channel_open_output(struct channel *channel, int fd, enum borrow_kind kind, stru
 {
 	struct job_context *context = channel->job->context;
 
-	return sink_new(context->loop, context->edges, fd, kind, &job_output_events, channel, &channel->sink, err);
+	return sink_new(context->loop, context->edges, fd, kind, &job_output_events, channel,
+			&channel->sink, err);
 }
 
 /* Both directions, each with a descriptor of its own. */
@@ -197,7 +202,8 @@ job_find_tokens(struct job *job, const struct job_start *start, const int *fds, 
 }
 
 int
-job_open_channels(struct job *job, struct job_start *start, const int *fds, size_t fd_count, struct err *err)
+job_open_channels(struct job *job, struct job_start *start, const int *fds, size_t fd_count,
+		  struct err *err)
 {
 	int by_index[STREAMS_MAX];
 	size_t next = 0;
@@ -208,8 +214,11 @@ job_open_channels(struct job *job, struct job_start *start, const int *fds, size
 		struct channel *channel = &job->channels[i];
 
 		by_index[i] = -1;
-		*channel = (struct channel){ .job = job, .number = stream->stream, .window = OUT_WINDOW_MIN, .in_window = IN_WINDOW,
-					.grows_at = IN_WINDOW };
+		*channel = (struct channel){ .job = job,
+					     .number = stream->stream,
+					     .window = OUT_WINDOW_MIN,
+					     .in_window = IN_WINDOW,
+					     .grows_at = IN_WINDOW };
 		job->channel_count++;
 		if (stream->kind != JOB_STREAM_PASSED || r < 0)
 			continue;
@@ -244,7 +253,8 @@ job_open_channels(struct job *job, struct job_start *start, const int *fds, size
 
 static_assert(STREAMS_MAX <= 32, "left_behind has a bit for each stream");
 
-/* A descriptor that cannot cross is missed when argv or the environment speaks of it; otherwise it is left behind. */
+/* A descriptor that cannot cross is missed when argv or the environment speaks of it; otherwise it
+ * is left behind. */
 static int
 job_check_left_behind(const struct job *job, char *const *argv, char *const *env, struct err *err)
 {
@@ -254,19 +264,25 @@ job_check_left_behind(const struct job *job, char *const *argv, char *const *env
 		if ((job->left_behind >> i & 1) == 0)
 			continue;
 		if (policy_names_descriptor(argv, env, number))
-			return err_set(err, ENOTSUP, "descriptor %" PRIu32 " is a socket, a directory or open both ways, "
-				       "and cannot reach into the sandbox", number);
-		log_info("job %" PRIu32 ": descriptor %" PRIu32 " stays behind: it is a socket, a directory or open both ways",
+			return err_set(err, ENOTSUP,
+				       "descriptor %" PRIu32
+				       " is a socket, a directory or open both ways, "
+				       "and cannot reach into the sandbox",
+				       number);
+		log_info("job %" PRIu32 ": descriptor %" PRIu32
+			 " stays behind: it is a socket, a directory or open both ways",
 			 job->number, number);
 	}
 	return 0;
 }
 
 int
-job_encode_start(struct job *job, const struct job_start *local, struct job_start *start, struct err *err)
+job_encode_start(struct job *job, const struct job_start *local, struct job_start *start,
+		 struct err *err)
 {
 	const struct config *config = job->context->config;
-	char **argv = job_strings_copy(local->argv), **env = job_strings_copy(local->env), **crossing = NULL;
+	char **argv = job_strings_copy(local->argv), **env = job_strings_copy(local->env),
+	     **crossing = NULL;
 	char cwd[CWD_LEN_MAX + 1];
 	const char *remote_cwd;
 	size_t position;
@@ -275,7 +291,8 @@ job_encode_start(struct job *job, const struct job_start *local, struct job_star
 	memcpy(cwd, local->cwd.data, local->cwd.len);
 	cwd[local->cwd.len] = '\0';
 	r = policy_cwd(config, cwd, &remote_cwd, err);
-	if (r == 0 && (argv == NULL || env == NULL || (crossing = policy_env_filter(config, env)) == NULL))
+	if (r == 0 &&
+	    (argv == NULL || env == NULL || (crossing = policy_env_filter(config, env)) == NULL))
 		r = err_set(err, ENOMEM, "no memory for argv and environment");
 	if (r == 0)
 		r = job_check_left_behind(job, argv, env, err);
@@ -285,11 +302,15 @@ job_encode_start(struct job *job, const struct job_start *local, struct job_star
 
 		start->env_base = config->env_base == CONFIG_ENV_IMAGE;
 		start->cwd = (struct view){ (const uint8_t *)remote_cwd, strlen(remote_cwd) };
-		if (job_start_begin(&job->start, job->number, is_shell ? (const void *)shell : local->program.data,
+		if (job_start_begin(&job->start, job->number,
+				    is_shell ? (const void *)shell : local->program.data,
 				    is_shell ? strlen(shell) : local->program.len, &position) < 0 ||
-		    job_put_strings(&job->start, argv) < 0 || job_put_strings(&job->start, crossing) < 0 ||
-		    job_start_rest(&job->start, start) < 0 || job_frame_end(&job->start, position) < 0)
-			r = err_set(err, E2BIG, "argv and environment are larger than %u bytes", FRAME_LEN_MAX);
+		    job_put_strings(&job->start, argv) < 0 ||
+		    job_put_strings(&job->start, crossing) < 0 ||
+		    job_start_rest(&job->start, start) < 0 ||
+		    job_frame_end(&job->start, position) < 0)
+			r = err_set(err, E2BIG, "argv and environment are larger than %u bytes",
+				    FRAME_LEN_MAX);
 	}
 	free(crossing);
 	strv_free(env);

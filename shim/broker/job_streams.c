@@ -48,7 +48,7 @@ channel_close_sink(struct channel *channel)
 	channel->growth = 0;
 }
 
-/* ---- output --------------------------------------------------------------------------------------------------- */
+/* ---- output ---- */
 
 /* A window doubles when its reader has taken everything by the time it is half used. */
 static uint32_t
@@ -81,7 +81,6 @@ output_written(void *arg, uint64_t offset)
 	job_leave(job);
 }
 
-
 static void
 output_closed(void *arg, int errno_value)
 {
@@ -95,7 +94,8 @@ output_closed(void *arg, int errno_value)
 	/* EIO is a terminal that was hung up */
 	if (errno_value != EPIPE && errno_value != ECONNRESET &&
 	    !(errno_value == EIO && channel->kind == JOB_STREAM_TTY)) {
-		snprintf(text, sizeof text, "writing to its descriptor %" PRIu32 ": %s; its result is unknown",
+		snprintf(text, sizeof text,
+			 "writing to its descriptor %" PRIu32 ": %s; its result is unknown",
 			 channel->number, strerror(errno_value));
 		job_refuse(job, JOB_RESULT_UNKNOWN, text);
 		job_send_kill(job);
@@ -105,7 +105,7 @@ output_closed(void *arg, int errno_value)
 
 const struct sink_events job_output_events = { output_written, output_closed };
 
-/* ---- input ---------------------------------------------------------------------------------------------------- */
+/* ---- input ---- */
 
 static void
 channel_send_end(struct channel *channel)
@@ -114,7 +114,8 @@ channel_send_end(struct channel *channel)
 	job_send_position(channel->job, JOB_IN_EOF, channel->number, channel->sent, 0);
 }
 
-/* Reads the next piece of stdin into data.  Returns its length, or 0 when there is none now or the end was found. */
+/* Reads the next piece of stdin into data.  Returns its length, or 0 when there is none now or the
+ * end was found. */
 static size_t
 channel_read(struct channel *channel, uint8_t *data, size_t room)
 {
@@ -132,8 +133,8 @@ channel_read(struct channel *channel, uint8_t *data, size_t room)
 		return 0;
 	/* a descriptor that cannot be read ends the stream, as the command's own read would fail */
 	if (n < 0)
-		log_warning("job %" PRIu32 ": reading descriptor %" PRIu32 ": %s", channel->job->number, channel->number,
-			    strerror((int)-n));
+		log_warning("job %" PRIu32 ": reading descriptor %" PRIu32 ": %s",
+			    channel->job->number, channel->number, strerror((int)-n));
 	channel->ended = true;
 	channel->end = channel->sent;
 	return 0;
@@ -150,8 +151,8 @@ channel_send_piece(struct channel *channel)
 	size_t room = ahead < channel->in_window ? (size_t)(channel->in_window - ahead) : 0;
 	size_t n;
 
-	if (channel->source == NULL || channel->eof_sent || channel->revoking || room == 0 || job->caller_stopped ||
-	    (channel->kind == JOB_STREAM_TTY && job->terminal == NULL) ||
+	if (channel->source == NULL || channel->eof_sent || channel->revoking || room == 0 ||
+	    job->caller_stopped || (channel->kind == JOB_STREAM_TTY && job->terminal == NULL) ||
 	    !lane_has_room(job->context->lane, READ_LEN + JOB_DATA_HEADER_LEN))
 		return false;
 	n = channel_read(channel, data, room < sizeof data ? room : sizeof data);

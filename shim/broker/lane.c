@@ -25,8 +25,8 @@ enum {
 	ATTACH_FAULTS_MAX = 3,
 	DIRECTORY_LEN_MAX = 256,
 	INSTALLS_MAX = 2, /* the second one is for a sandbox that lost its guest */
-	/* a side that is silent for half of the lease is asked on another connection; what is left is for opening that, so
-	 * attempts are given up sooner */
+	/* a side that is silent for half of the lease is asked on another connection; what is left
+	 * is for opening that, so attempts are given up sooner */
 	PINGS_PER_LEASE = 6,
 	SILENCES_PER_LEASE = 2,
 	INSTALL_SILENCE_MS = 30000, /* of which nothing is heard until it is done */
@@ -35,8 +35,8 @@ enum {
 };
 static const double PAUSE_FIRST_S = 0.05, PAUSE_MAX_S = 5.;
 
-/* $1: file name, $2: the configured directory.  Takes the first place that can be written to and executed from; prints
- * it. */
+/* $1: file name, $2: the configured directory.  Takes the first place that can be written to and
+ * executed from; prints it. */
 static const char INSTALL_SCRIPT[] =
 	"have=\n"
 	"for d in /run/modalsh /var/tmp/.modalsh /tmp/.modalsh; do\n"
@@ -93,7 +93,8 @@ struct lane {
 	struct ev_timer ping;
 	struct ev_timer idle;
 	struct ev_timer pause;
-	struct ev_timer broken; /* while it is not up: until the lease is over, or long enough was waited */
+	struct ev_timer
+		broken; /* while it is not up: until the lease is over, or long enough was waited */
 	double pause_s;
 	int64_t heard_ms;
 	uint64_t ping_token;
@@ -108,7 +109,7 @@ static void lane_open(struct lane *lane);
 static void lane_break(struct lane *lane, const char *reason);
 static void lane_recycle(struct lane *lane);
 
-/* ---- jobs ----------------------------------------------------------------------------------------------------- */
+/* ---- jobs ---- */
 
 /* The place of a number, or of the first larger one. */
 static size_t
@@ -131,7 +132,9 @@ lane_job(const struct lane *lane, uint32_t number)
 {
 	size_t place = slot_place(lane, number);
 
-	return place < lane->slot_count && lane->slots[place].number == number ? lane->slots[place].job : NULL;
+	return place < lane->slot_count && lane->slots[place].number == number ?
+		       lane->slots[place].job :
+		       NULL;
 }
 
 /* Calls visit() for every job; a visit may end jobs. */
@@ -207,7 +210,7 @@ visit_pump(struct job *job, void *arg)
 	job_pump(job);
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 bool
 lane_is_up(const struct lane *lane)
@@ -270,7 +273,7 @@ lane_want_bytes(void *arg, uint8_t *bytes, size_t len)
 	return taken;
 }
 
-/* ---- greeting ------------------------------------------------------------------------------------------------- */
+/* ---- greeting ---- */
 
 struct hello_list {
 	struct buf *out;
@@ -293,7 +296,8 @@ visit_hello(struct job *job, void *arg)
 static int
 send_hello(struct lane *lane)
 {
-	struct job_lane_hello hello = { .version = JOB_PROTOCOL_VERSION, .lease_ms = lane->config->lease_ms };
+	struct job_lane_hello hello = { .version = JOB_PROTOCOL_VERSION,
+					.lease_ms = lane->config->lease_ms };
 	struct hello_list list = { &lane->out, 0, 0 };
 	size_t position;
 	int r;
@@ -348,10 +352,12 @@ take_hello_reply(struct lane *lane, struct view body)
 	struct up_visit up;
 	struct job_lane_hello hello;
 
-	if (lane->state != LANE_GREETING || job_lane_hello_decode(JOB_HELLO_REPLY, body, &hello) < 0 ||
+	if (lane->state != LANE_GREETING ||
+	    job_lane_hello_decode(JOB_HELLO_REPLY, body, &hello) < 0 ||
 	    hello.version != JOB_PROTOCOL_VERSION)
 		return -EBADMSG;
-	up = (struct up_visit){ &hello, !lane->booted || memcmp(lane->boot_id, hello.id, sizeof hello.id) == 0 };
+	up = (struct up_visit){ &hello, !lane->booted || memcmp(lane->boot_id, hello.id,
+								sizeof hello.id) == 0 };
 	memcpy(lane->boot_id, hello.id, sizeof hello.id);
 	lane->booted = true;
 	lane->state = LANE_UP;
@@ -360,7 +366,8 @@ take_hello_reply(struct lane *lane, struct view body)
 	lane->pause_s = PAUSE_FIRST_S;
 	ev_timer_stop(lane->loop, &lane->broken);
 	ev_timer_again(lane->loop, &lane->ping);
-	log_debug("lane: up for the %" PRIu32 ". time, %zu jobs", lane->opened_count, lane->slot_count);
+	log_debug("lane: up for the %" PRIu32 ". time, %zu jobs", lane->opened_count,
+		  lane->slot_count);
 	lane_each(lane, visit_up, &up);
 	if (lane->slot_count == 0) {
 		ev_timer_set(&lane->idle, (double)lane->config->idle_timeout_s, 0.);
@@ -370,7 +377,7 @@ take_hello_reply(struct lane *lane, struct view body)
 	return 0;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static int
 take_frame(struct lane *lane, const struct job_frame *frame)
@@ -388,23 +395,28 @@ take_frame(struct lane *lane, const struct job_frame *frame)
 	/* a job that ended here may still have frames under way */
 	if (job == NULL || job_take_frame(job, frame) == 0)
 		return 0;
-	log_warning("lane: frame type %#x of job %" PRIu32 " is not valid now", frame->type, frame->job);
+	log_warning("lane: frame type %#x of job %" PRIu32 " is not valid now", frame->type,
+		    frame->job);
 	return -EBADMSG;
 }
 
-/* Output goes to its job as it arrives, so that a large frame is neither waited for nor copied together. */
+/* Output goes to its job as it arrives, so that a large frame is neither waited for nor copied
+ * together. */
 static int
 take_piece(struct lane *lane, const uint8_t *data, size_t len)
 {
 	struct job *job = lane_job(lane, lane->piece_job);
-	int r = job == NULL ? 0 : job_take_output(job, lane->piece_stream, lane->piece_offset, data, len);
+	int r = job == NULL ?
+			0 :
+			job_take_output(job, lane->piece_stream, lane->piece_offset, data, len);
 
 	lane->piece_offset += len;
 	lane->piece_left -= len;
 	return r;
 }
 
-/* The header of an OUT frame at the front: 1 and the piece is set up, 0 when there is none or not enough of one. */
+/* The header of an OUT frame at the front: 1 and the piece is set up, 0 when there is none or not
+ * enough of one. */
 static int
 begin_piece(struct lane *lane, struct view *front)
 {
@@ -412,7 +424,8 @@ begin_piece(struct lane *lane, struct view *front)
 	uint32_t len;
 	uint8_t type;
 
-	if (lane->state != LANE_UP || view_u32(&view, &len) < 0 || view_u8(&view, &type) < 0 || type != JOB_OUT)
+	if (lane->state != LANE_UP || view_u32(&view, &len) < 0 || view_u8(&view, &type) < 0 ||
+	    type != JOB_OUT)
 		return 0;
 	if (len <= JOB_DATA_HEADER_LEN - 4 || len > JOB_DATA_HEADER_LEN - 4 + DATA_LEN_MAX)
 		return -EBADMSG;
@@ -437,7 +450,8 @@ take_bytes(struct lane *lane, const uint8_t *data, size_t len)
 			size_t n = rest.len < lane->piece_left ? rest.len : lane->piece_left;
 
 			if (take_piece(lane, rest.data, n) < 0) {
-				log_warning("lane: output of job %" PRIu32 " beyond offset %" PRIu64 " is not valid now",
+				log_warning("lane: output of job %" PRIu32 " beyond offset %" PRIu64
+					    " is not valid now",
 					    lane->piece_job, lane->piece_offset);
 				return -EBADMSG;
 			}
@@ -475,7 +489,8 @@ lane_data(void *arg, const uint8_t *bytes, size_t len)
 			buf_consume(&lane->in, (size_t)n);
 	} else {
 		n = take_bytes(lane, bytes, len);
-		if (n >= 0 && lane->exec != NULL && buf_put(&lane->in, bytes + n, len - (size_t)n) < 0)
+		if (n >= 0 && lane->exec != NULL &&
+		    buf_put(&lane->in, bytes + n, len - (size_t)n) < 0)
 			n = -ENOMEM;
 	}
 	lane->moved_bytes += len;
@@ -485,7 +500,7 @@ lane_data(void *arg, const uint8_t *bytes, size_t len)
 		lane_recycle(lane);
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static void
 drop_exec(struct lane *lane)
@@ -511,8 +526,10 @@ attach_ended(void *arg, int exit_code, const struct err *err)
 		snprintf(reason, sizeof reason, "%s", err->text);
 	else
 		snprintf(reason, sizeof reason, "modalsh-guest attach ended with %d", exit_code);
-	/* the guest may not be where we put it; writing it there again changes nothing for a daemon that runs */
-	if (lane->state == LANE_GREETING && (exit_code > 0 || ++lane->attach_faults % ATTACH_FAULTS_MAX == 0))
+	/* the guest may not be where we put it; writing it there again changes nothing for a daemon
+	 * that runs */
+	if (lane->state == LANE_GREETING &&
+	    (exit_code > 0 || ++lane->attach_faults % ATTACH_FAULTS_MAX == 0))
 		lane->directory[0] = '\0';
 	lane_break(lane, reason);
 }
@@ -571,19 +588,23 @@ install_ended(void *arg, int exit_code, const struct err *err)
 		lane_attach(lane);
 		return;
 	}
-	snprintf(reason, sizeof reason, "cannot install modalsh-guest in the sandbox (exit code %d): %s", exit_code,
+	snprintf(reason, sizeof reason,
+		 "cannot install modalsh-guest in the sandbox (exit code %d): %s", exit_code,
 		 err != NULL ? err->text : remote_exec_stderr(lane->exec));
 	lane->directory[0] = '\0';
 	lane->install_faults += exit_code > 0;
 	lane_break(lane, reason);
 }
 
-static const struct remote_exec_events install_events = { install_data, install_want, install_ended };
+static const struct remote_exec_events install_events = { install_data, install_want,
+							  install_ended };
 
 static void
 lane_install(struct lane *lane)
 {
-	const char *const argv[] = { "/bin/sh", "-c", INSTALL_SCRIPT, "sh", lane->guest_name, lane->config->cwd, NULL };
+	const char *const argv[] = {
+		"/bin/sh", "-c", INSTALL_SCRIPT, "sh", lane->guest_name, lane->config->cwd, NULL
+	};
 	struct err err = { 0 };
 
 	lane->state = LANE_INSTALLING;
@@ -673,9 +694,11 @@ lane_open(struct lane *lane)
 		lane->state = LANE_SANDBOX;
 		return;
 	}
-	/* nothing runs there that the guest could end: only the patience of those who wait counts */
-	lane_give_up_after(lane, (int64_t)lane->config->lease_ms > OPENING_MS_MIN ? lane->config->lease_ms
-											  : OPENING_MS_MIN);
+	/* nothing runs there that the guest could end: only the patience of those who wait counts
+	 */
+	lane_give_up_after(lane, (int64_t)lane->config->lease_ms > OPENING_MS_MIN ?
+					 lane->config->lease_ms :
+					 OPENING_MS_MIN);
 	if (lane->directory[0] == '\0')
 		lane_install(lane);
 	else
@@ -696,20 +719,21 @@ lane_on_first(struct lane *lane, void (*first)(void *arg, const struct err *err)
 	lane->first_arg = arg;
 }
 
-/* ---- breaking ------------------------------------------------------------------------------------------------- */
+/* ---- breaking ---- */
 
 /* Nothing is open: another attempt follows, and has the lease to succeed. */
 static void
 lane_pause(struct lane *lane, double pause_s)
 {
 	lane->state = LANE_PAUSED;
-	lane_give_up_after(lane, (int64_t)lane->config->lease_ms - (clock_now_ms() - lane->heard_ms));
+	lane_give_up_after(lane,
+			   (int64_t)lane->config->lease_ms - (clock_now_ms() - lane->heard_ms));
 	ev_timer_set(&lane->pause, pause_s, 0.);
 	ev_timer_start(lane->loop, &lane->pause);
 }
 
-/* The router keeps what an exec has written, for readers that come back: no exec is used for ever.  To the jobs it is
- * one of the breaks that they survive. */
+/* The router keeps what an exec has written, for readers that come back: no exec is used for ever.
+ * To the jobs it is one of the breaks that they survive. */
 static void
 lane_recycle(struct lane *lane)
 {
@@ -766,7 +790,8 @@ lease_over(struct ev_loop *loop, struct ev_timer *timer, int events)
 	lane_fail(lane, &err);
 }
 
-/* How long the other side may be silent: while jobs wait for a lane, connections that come to nothing are left soon. */
+/* How long the other side may be silent: while jobs wait for a lane, connections that come to
+ * nothing are left soon. */
 static int64_t
 silence_max_ms(const struct lane *lane)
 {
@@ -814,7 +839,7 @@ idle_over(struct ev_loop *loop, struct ev_timer *timer, int events)
 	ev_timer_stop(lane->loop, &lane->ping);
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 /* FNV-1a: the name tells versions apart, it is no proof of anything. */
 static uint64_t
@@ -837,8 +862,8 @@ guest_load(struct lane *lane, const char *path, struct err *err)
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_errno(err, errno, "%s (modalsh.guest)", path);
 	if (!S_ISREG(st.st_mode) || st.st_size <= 0 || st.st_size > GUEST_LEN_MAX)
-		return err_set(err, EINVAL, "%s (modalsh.guest): not a program of at most %d bytes", path,
-			       GUEST_LEN_MAX);
+		return err_set(err, EINVAL, "%s (modalsh.guest): not a program of at most %d bytes",
+			       path, GUEST_LEN_MAX);
 	lane->guest = malloc((size_t)st.st_size);
 	if (lane->guest == NULL)
 		return err_set(err, ENOMEM, "no memory for %s", path);
@@ -868,8 +893,8 @@ init_timers(struct lane *lane)
 }
 
 int
-lane_new(struct ev_loop *loop, const struct config *config, const struct cred *cred, struct lane **ret,
-	 struct err *err)
+lane_new(struct ev_loop *loop, const struct config *config, const struct cred *cred,
+	 struct lane **ret, struct err *err)
 {
 	struct lane *lane = calloc(1, sizeof *lane);
 	int r;
@@ -883,7 +908,8 @@ lane_new(struct ev_loop *loop, const struct config *config, const struct cred *c
 	buf_init(&lane->out, QUEUE_LEN_MAX);
 	init_timers(lane);
 	r = guest_load(lane, config->guest, err);
-	if (r == 0 && getrandom(lane->broker_id, sizeof lane->broker_id, 0) != sizeof lane->broker_id)
+	if (r == 0 &&
+	    getrandom(lane->broker_id, sizeof lane->broker_id, 0) != sizeof lane->broker_id)
 		r = err_errno(err, errno, "getrandom");
 	if (r == 0)
 		r = sandbox_new(loop, config, cred, &sandbox_events, lane, &lane->sandbox, err);

@@ -1,4 +1,5 @@
-/* modalsh-broker: runs the commands of modalsh in a Modal sandbox.  Holds the credentials; starts nothing on this host. */
+/* modalsh-broker: runs the commands of modalsh in a Modal sandbox.  Holds the credentials; starts
+ * nothing on this host. */
 #include <errno.h>
 #include <ev.h>
 #include <getopt.h>
@@ -72,9 +73,12 @@ static int
 parse_options(int argc, char **argv, struct options *ret)
 {
 	static const struct option table[] = {
-		{ "config", required_argument, NULL, 'c' }, { "foreground", no_argument, NULL, 'f' },
-		{ "ready-fd", required_argument, NULL, 'r' }, { "check", no_argument, NULL, 'k' },
-		{ "version", no_argument, NULL, 'v' },	      { "help", no_argument, NULL, 'h' },
+		{ "config", required_argument, NULL, 'c' },
+		{ "foreground", no_argument, NULL, 'f' },
+		{ "ready-fd", required_argument, NULL, 'r' },
+		{ "check", no_argument, NULL, 'k' },
+		{ "version", no_argument, NULL, 'v' },
+		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
 	char *end;
@@ -95,7 +99,9 @@ parse_options(int argc, char **argv, struct options *ret)
 		case 'r':
 			ret->ready_fd = (int)strtol(optarg, &end, 10);
 			if (*end != '\0' || ret->ready_fd < 0) {
-				fprintf(stderr, "modalsh-broker: --ready-fd %s: not a descriptor number\n", optarg);
+				fprintf(stderr,
+					"modalsh-broker: --ready-fd %s: not a descriptor number\n",
+					optarg);
 				return EXIT_USAGE;
 			}
 			break;
@@ -117,7 +123,7 @@ parse_options(int argc, char **argv, struct options *ret)
 	return 0;
 }
 
-/* ---- readiness ------------------------------------------------------------------------------------------------ */
+/* ---- readiness ---- */
 
 /* sd_notify(3)'s protocol: one datagram to $NOTIFY_SOCKET, whose first '@' stands for NUL. */
 static void
@@ -135,7 +141,8 @@ notify_supervisor(const char *state)
 	if (address.sun_path[0] == '@')
 		address.sun_path[0] = '\0';
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 || sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address, len) < 0)
+	if (fd < 0 ||
+	    sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address, len) < 0)
 		log_warning("NOTIFY_SOCKET: %s", strerror(errno));
 }
 
@@ -149,8 +156,8 @@ say_ready(struct broker *broker)
 		close(broker->options.ready_fd);
 		broker->options.ready_fd = -1;
 	}
-	log_info("ready: commands run in sandbox session \"%s\" of app \"%s\"", broker->config.session,
-		 broker->config.app);
+	log_info("ready: commands run in sandbox session \"%s\" of app \"%s\"",
+		 broker->config.session, broker->config.app);
 }
 
 static void
@@ -164,7 +171,7 @@ first_lane(void *arg, const struct err *err)
 	say_ready(broker);
 }
 
-/* ---- stopping ------------------------------------------------------------------------------------------------- */
+/* ---- stopping ---- */
 
 static void
 lane_stopped(void *arg)
@@ -214,7 +221,7 @@ broker_status(void *arg)
 
 static const struct listener_events listener_events = { broker_status, broker_stop };
 
-/* ---- starting ------------------------------------------------------------------------------------------------- */
+/* ---- starting ---- */
 
 static void
 raise_fd_limit(void)
@@ -254,7 +261,8 @@ broker_open(struct broker *broker, struct err *err)
 		return r;
 	broker->context.edges = broker->edges;
 	if ((r = source_tools_init(&broker->context.tools, broker->loop, broker->edges, err)) < 0 ||
-	    (r = lane_new(broker->loop, &broker->config, broker->cred, &broker->context.lane, err)) < 0)
+	    (r = lane_new(broker->loop, &broker->config, broker->cred, &broker->context.lane,
+			  err)) < 0)
 		return r;
 	return listener_new(&broker->context, &listener_events, broker, &broker->listener, err);
 }
@@ -270,7 +278,8 @@ broker_close(struct broker *broker)
 	config_release(&broker->config);
 }
 
-/* Into the background only when the socket exists, so that the caller may connect as soon as we return. */
+/* Into the background only when the socket exists, so that the caller may connect as soon as we
+ * return. */
 static int
 go_background(struct broker *broker, struct err *err)
 {
@@ -312,7 +321,8 @@ main(int argc, char **argv)
 	int r;
 
 	prctl(PR_SET_DUMPABLE, 0); /* before the token is read */
-	mallopt(M_MMAP_THRESHOLD, OUT_WINDOW_MIN); /* what waits for a stalled reader is given back page by page */
+	mallopt(M_MMAP_THRESHOLD,
+		OUT_WINDOW_MIN); /* what waits for a stalled reader is given back page by page */
 	if (fd_ensure_stdio(was_open) < 0)
 		return 1;
 	r = parse_options(argc, argv, &broker.options);

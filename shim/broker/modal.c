@@ -13,20 +13,20 @@
 #include "shim/base/clock.h"
 #include "shim/broker/modal_call.h"
 
-#define SERVICE "/modal.client.ModalClient/"
-#define CALL_WAIT_MS 30000
+#define SERVICE	       "/modal.client.ModalClient/"
+#define CALL_WAIT_MS   30000
 #define CREATE_WAIT_MS 120000
-#define TOKEN_WAIT_MS 5000
+#define TOKEN_WAIT_MS  5000
 /* How long the server keeps a join open, and how long we believe that it does. */
-#define JOIN_TIMEOUT_S 55
-#define JOIN_WAIT_MS 75000
-#define JOIN_FAULTS_MAX 2u
+#define JOIN_TIMEOUT_S	 55
+#define JOIN_WAIT_MS	 75000
+#define JOIN_FAULTS_MAX	 2u
 #define ENTRY_ID_LEN_MAX 128u
 /* Of a token that does not say; and the pause after a failed refresh. */
-#define TOKEN_LIFE_S 1200
-#define TOKEN_PAUSE_MS 500
+#define TOKEN_LIFE_S	   1200
+#define TOKEN_PAUSE_MS	   500
 #define TOKEN_PAUSE_MS_MAX 60000
-#define TAG_COUNT_MAX MODAL_TAGS_MAX
+#define TAG_COUNT_MAX	   MODAL_TAGS_MAX
 
 struct modal {
 	struct ev_loop *loop;
@@ -54,14 +54,17 @@ modal_uuid_make(char ret[MODAL_UUID_LEN])
 		;
 	b[6] = (uint8_t)((b[6] & 0x0f) | 0x40);
 	b[8] = (uint8_t)((b[8] & 0x3f) | 0x80);
-	snprintf(ret, MODAL_UUID_LEN, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
-		 b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+	snprintf(ret, MODAL_UUID_LEN,
+		 "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1],
+		 b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14],
+		 b[15]);
 }
 
 bool
 modal_sandbox_is_v2(const char *id)
 {
-	static const char letters[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+	static const char letters[] =
+		"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 	return strncmp(id, "sb-", 3) != 0 || strlen(id) != 25 || strspn(id + 3, letters) != 22;
 }
@@ -87,11 +90,13 @@ modal_http(const struct modal *modal)
 const char *
 call_server_name(const struct modal_call *call)
 {
-	return call->router == NULL ? grpc_server_name(call->modal->server) : router_server_name(call->router);
+	return call->router == NULL ? grpc_server_name(call->modal->server) :
+				      router_server_name(call->router);
 }
 
 int
-modal_new(struct ev_loop *loop, struct http *http, const struct cred *cred, struct modal **ret, struct err *err)
+modal_new(struct ev_loop *loop, struct http *http, const struct cred *cred, struct modal **ret,
+	  struct err *err)
 {
 	struct modal *modal = calloc(1, sizeof *modal);
 	int r;
@@ -150,7 +155,8 @@ identity_add(const struct modal_call *call, struct http_headers *headers)
 	    (r = http_headers_add(headers, "x-modal-client-version", "1.0.0")) < 0 ||
 	    (r = http_headers_add(headers, "x-modal-libmodal-version", "modalsh/1")) < 0 ||
 	    (r = http_headers_add(headers, "x-modal-token-id", "%s", cred_token_id(cred))) < 0 ||
-	    (r = http_headers_add(headers, "x-modal-token-secret", "%s", cred_token_secret(cred))) < 0)
+	    (r = http_headers_add(headers, "x-modal-token-secret", "%s", cred_token_secret(cred))) <
+		    0)
 		return r;
 	if (call == call->modal->token_call || !token_alive(call->modal))
 		return 0;
@@ -263,7 +269,8 @@ on_token(void *arg, const struct modal_reply *reply)
 	if (reply->code == GRPC_OK) {
 		token_keep(modal, reply->jwt);
 	} else {
-		modal->token_refresh_ms = clock_now_ms() + grpc_retry_pause_ms(&pause, ++modal->token_faults);
+		modal->token_refresh_ms =
+			clock_now_ms() + grpc_retry_pause_ms(&pause, ++modal->token_faults);
 		if (reply->code == GRPC_UNAUTHENTICATED || reply->code == GRPC_PERMISSION_DENIED)
 			token_forget(modal);
 	}
@@ -280,7 +287,8 @@ token_ask(struct modal *modal)
 
 	if (modal->token_call != NULL)
 		return 0;
-	modal->token_call = call_new(modal, NULL, &token_method, &unary_events, &request.base, on_token, modal);
+	modal->token_call =
+		call_new(modal, NULL, &token_method, &unary_events, &request.base, on_token, modal);
 	if (modal->token_call == NULL)
 		return -ENOMEM;
 	r = call_send(modal->token_call, modal->server);
@@ -298,7 +306,8 @@ call_begin(struct modal_call *call)
 	struct modal *modal = call->modal;
 	int r = 0;
 
-	if (call->method->wants_token && (!token_alive(modal) || clock_now_ms() >= modal->token_refresh_ms))
+	if (call->method->wants_token &&
+	    (!token_alive(modal) || clock_now_ms() >= modal->token_refresh_ms))
 		r = token_ask(modal);
 	if (!call->method->wants_token || token_alive(modal))
 		return call_send(call, modal->server);
@@ -308,7 +317,8 @@ call_begin(struct modal_call *call)
 }
 
 static struct modal_call *
-call_make(struct modal *modal, const struct modal_method *method, const ProtobufCMessage *request, MODAL_DONE)
+call_make(struct modal *modal, const struct modal_method *method, const ProtobufCMessage *request,
+	  MODAL_DONE)
 {
 	struct modal_call *call = call_new(modal, NULL, method, &unary_events, request, done, arg);
 
@@ -319,11 +329,11 @@ call_make(struct modal *modal, const struct modal_method *method, const Protobuf
 	return call;
 }
 
-#define METHOD(name_, wait_ms_, token_, reply_, read_)                                      \
-	{                                                                                   \
-		.name = name_,                                                              \
-		.grpc = { SERVICE name_, wait_ms_, &plain_retry, true, false },             \
-		.wants_token = token_, .reply = &modal__client__##reply_##__descriptor, .read = read_ \
+#define METHOD(name_, wait_ms_, token_, reply_, read_)                                             \
+	{                                                                                          \
+		.name = name_, .grpc = { SERVICE name_, wait_ms_, &plain_retry, true, false },     \
+		.wants_token = token_, .reply = &modal__client__##reply_##__descriptor,            \
+		.read = read_                                                                      \
 	}
 
 /* pb-c wants char * that it does not write to. */
@@ -340,9 +350,11 @@ result_read(const Modal__Client__GenericResult *result, struct modal_reply *repl
 		reply->result = MODAL_RUNNING;
 		return;
 	}
-	reply->result = result->status == MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_SUCCESS ?
-				MODAL_SUCCEEDED :
-				MODAL_ENDED;
+	reply->result =
+		result->status ==
+				MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_SUCCESS ?
+			MODAL_SUCCEEDED :
+			MODAL_ENDED;
 	reply->result_text = text_or_empty(result->exception);
 	if (reply->result_text[0] != '\0')
 		return;
@@ -382,12 +394,14 @@ modal_app_get(struct modal *modal, const char *app, const char *environment, MOD
 {
 	static const struct modal_method method =
 		METHOD("AppGetOrCreate", CALL_WAIT_MS, false, app_get_or_create_response, app_read);
-	Modal__Client__AppGetOrCreateRequest request = MODAL__CLIENT__APP_GET_OR_CREATE_REQUEST__INIT;
+	Modal__Client__AppGetOrCreateRequest request =
+		MODAL__CLIENT__APP_GET_OR_CREATE_REQUEST__INIT;
 
 	request.app_name = borrowed(app);
 	request.environment_name = borrowed(environment);
 	request.has_object_creation_type = 1;
-	request.object_creation_type = MODAL__CLIENT__OBJECT_CREATION_TYPE__OBJECT_CREATION_TYPE_CREATE_IF_MISSING;
+	request.object_creation_type =
+		MODAL__CLIENT__OBJECT_CREATION_TYPE__OBJECT_CREATION_TYPE_CREATE_IF_MISSING;
 	return call_make(modal, &method, &request.base, done, arg);
 }
 
@@ -398,15 +412,17 @@ environment_read(const ProtobufCMessage *message, struct modal_reply *reply)
 
 	reply->id = text_or_empty(response->environment_id);
 	if (response->metadata != NULL && response->metadata->settings != NULL)
-		reply->builder_version = text_or_empty(response->metadata->settings->image_builder_version);
+		reply->builder_version =
+			text_or_empty(response->metadata->settings->image_builder_version);
 	return 0;
 }
 
 struct modal_call *
 modal_environment_get(struct modal *modal, const char *environment, MODAL_DONE)
 {
-	static const struct modal_method method = METHOD("EnvironmentGetOrCreate", CALL_WAIT_MS, false,
-							 environment_get_or_create_response, environment_read);
+	static const struct modal_method method =
+		METHOD("EnvironmentGetOrCreate", CALL_WAIT_MS, false,
+		       environment_get_or_create_response, environment_read);
 	Modal__Client__EnvironmentGetOrCreateRequest request =
 		MODAL__CLIENT__ENVIRONMENT_GET_OR_CREATE_REQUEST__INIT;
 
@@ -427,12 +443,13 @@ image_read(const ProtobufCMessage *message, struct modal_reply *reply)
 }
 
 struct modal_call *
-modal_image_get(struct modal *modal, const char *reference, const char *app_id, const char *builder_version,
-		MODAL_DONE)
+modal_image_get(struct modal *modal, const char *reference, const char *app_id,
+		const char *builder_version, MODAL_DONE)
 {
-	static const struct modal_method method =
-		METHOD("ImageGetOrCreate", CALL_WAIT_MS, false, image_get_or_create_response, image_read);
-	Modal__Client__ImageGetOrCreateRequest request = MODAL__CLIENT__IMAGE_GET_OR_CREATE_REQUEST__INIT;
+	static const struct modal_method method = METHOD("ImageGetOrCreate", CALL_WAIT_MS, false,
+							 image_get_or_create_response, image_read);
+	Modal__Client__ImageGetOrCreateRequest request =
+		MODAL__CLIENT__IMAGE_GET_OR_CREATE_REQUEST__INIT;
 	Modal__Client__Image image = MODAL__CLIENT__IMAGE__INIT;
 	char from[1024], *commands[] = { from };
 
@@ -462,8 +479,8 @@ join_message(struct modal_call *call)
 {
 	struct image_join *join = call->join;
 	struct view bytes = { buf_head(&call->collected), buf_len(&call->collected) };
-	Modal__Client__ImageJoinStreamingResponse *response =
-		(void *)message_unpack(&modal__client__image_join_streaming_response__descriptor, bytes);
+	Modal__Client__ImageJoinStreamingResponse *response = (void *)message_unpack(
+		&modal__client__image_join_streaming_response__descriptor, bytes);
 	struct modal_reply reply = { .result = MODAL_RUNNING };
 
 	buf_consume(&call->collected, buf_len(&call->collected));
@@ -496,7 +513,8 @@ on_join_piece(void *arg, const struct grpc_piece *piece)
 static int
 join_ask(struct modal_call *call)
 {
-	Modal__Client__ImageJoinStreamingRequest request = MODAL__CLIENT__IMAGE_JOIN_STREAMING_REQUEST__INIT;
+	Modal__Client__ImageJoinStreamingRequest request =
+		MODAL__CLIENT__IMAGE_JOIN_STREAMING_REQUEST__INIT;
 	struct view packed;
 
 	request.image_id = call->join->image_id;
@@ -516,7 +534,9 @@ static void
 join_report(struct modal_call *call)
 {
 	struct image_join *join = call->join;
-	struct modal_reply reply = { .id = join->image_id, .result = join->result, .result_text = join->result_text };
+	struct modal_reply reply = { .id = join->image_id,
+				     .result = join->result,
+				     .result_text = join->result_text };
 
 	call->done(call->arg, &reply);
 }
@@ -533,8 +553,8 @@ on_join_done(void *arg, const struct grpc_status *status, struct view message)
 		join_report(call);
 		return;
 	}
-	if (status->code != GRPC_OK &&
-	    (!grpc_code_transient(status->code) || status->refused || join->faults++ == JOIN_FAULTS_MAX)) {
+	if (status->code != GRPC_OK && (!grpc_code_transient(status->code) || status->refused ||
+					join->faults++ == JOIN_FAULTS_MAX)) {
 		call_finish(call, status, (struct view){ NULL, 0 });
 		return;
 	}
@@ -544,9 +564,11 @@ on_join_done(void *arg, const struct grpc_status *status, struct view message)
 }
 
 struct modal_call *
-modal_image_join(struct modal *modal, const char *image_id, void (*log)(void *arg, const char *text), MODAL_DONE)
+modal_image_join(struct modal *modal, const char *image_id,
+		 void (*log)(void *arg, const char *text), MODAL_DONE)
 {
-	static const struct grpc_events events = { control_headers, on_join_piece, NULL, on_join_done };
+	static const struct grpc_events events = { control_headers, on_join_piece, NULL,
+						   on_join_done };
 	static const struct modal_method method = {
 		.name = "ImageJoinStreaming",
 		.grpc = { SERVICE "ImageJoinStreaming", JOIN_WAIT_MS, NULL, false, false },
@@ -574,19 +596,23 @@ modal_image_join(struct modal *modal, const char *image_id, void (*log)(void *ar
 static int
 found_read(const ProtobufCMessage *message, struct modal_reply *reply)
 {
-	reply->id = text_or_empty(((const Modal__Client__SandboxGetFromNameResponse *)message)->sandbox_id);
+	reply->id = text_or_empty(
+		((const Modal__Client__SandboxGetFromNameResponse *)message)->sandbox_id);
 	return reply->id[0] == '\0' ? -EBADMSG : 0;
 }
 
 struct modal_call *
-modal_sandbox_find(struct modal *modal, bool v2, const char *name, const char *environment, const char *app,
-		   MODAL_DONE)
+modal_sandbox_find(struct modal *modal, bool v2, const char *name, const char *environment,
+		   const char *app, MODAL_DONE)
 {
 	static const struct modal_method methods[] = {
-		METHOD("SandboxGetFromName", CALL_WAIT_MS, false, sandbox_get_from_name_response, found_read),
-		METHOD("SandboxGetFromNameV2", CALL_WAIT_MS, true, sandbox_get_from_name_response, found_read),
+		METHOD("SandboxGetFromName", CALL_WAIT_MS, false, sandbox_get_from_name_response,
+		       found_read),
+		METHOD("SandboxGetFromNameV2", CALL_WAIT_MS, true, sandbox_get_from_name_response,
+		       found_read),
 	};
-	Modal__Client__SandboxGetFromNameRequest request = MODAL__CLIENT__SANDBOX_GET_FROM_NAME_REQUEST__INIT;
+	Modal__Client__SandboxGetFromNameRequest request =
+		MODAL__CLIENT__SANDBOX_GET_FROM_NAME_REQUEST__INIT;
 
 	request.sandbox_name = borrowed(name);
 	request.environment_name = borrowed(environment);
@@ -597,7 +623,8 @@ modal_sandbox_find(struct modal *modal, bool v2, const char *name, const char *e
 static int
 created_read(const ProtobufCMessage *message, struct modal_reply *reply)
 {
-	reply->id = text_or_empty(((const Modal__Client__SandboxCreateResponse *)message)->sandbox_id);
+	reply->id =
+		text_or_empty(((const Modal__Client__SandboxCreateResponse *)message)->sandbox_id);
 	return reply->id[0] == '\0' ? -EBADMSG : 0;
 }
 
@@ -617,12 +644,13 @@ created_v2_read(const ProtobufCMessage *message, struct modal_reply *reply)
 
 static const struct modal_method create_methods[] = {
 	METHOD("SandboxCreate", CREATE_WAIT_MS, false, sandbox_create_response, created_read),
-	METHOD("SandboxCreateV2", CREATE_WAIT_MS, true, sandbox_create_v2_response, created_v2_read),
+	METHOD("SandboxCreateV2", CREATE_WAIT_MS, true, sandbox_create_v2_response,
+	       created_v2_read),
 };
 
 static struct modal_call *
-create_send(struct modal *modal, const struct modal_sandbox_spec *spec, Modal__Client__Sandbox *definition,
-	    Modal__Client__SandboxTag **tags, MODAL_DONE)
+create_send(struct modal *modal, const struct modal_sandbox_spec *spec,
+	    Modal__Client__Sandbox *definition, Modal__Client__SandboxTag **tags, MODAL_DONE)
 {
 	Modal__Client__SandboxCreateRequest v1 = MODAL__CLIENT__SANDBOX_CREATE_REQUEST__INIT;
 	Modal__Client__SandboxCreateV2Request v2 = MODAL__CLIENT__SANDBOX_CREATE_V2_REQUEST__INIT;
@@ -631,7 +659,8 @@ create_send(struct modal *modal, const struct modal_sandbox_spec *spec, Modal__C
 	v1.definition = v2.definition = definition;
 	v1.n_tags = v2.n_tags = spec->tag_count;
 	v1.tags = v2.tags = tags;
-	return call_make(modal, &create_methods[spec->v2], spec->v2 ? &v2.base : &v1.base, done, arg);
+	return call_make(modal, &create_methods[spec->v2], spec->v2 ? &v2.base : &v1.base, done,
+			 arg);
 }
 
 static void
@@ -672,9 +701,9 @@ modal_sandbox_create(struct modal *modal, const struct modal_sandbox_spec *spec,
 		tag_list[i] = &tags[i];
 	}
 	network.has_network_access_type = 1;
-	network.network_access_type = spec->network_open ?
-					      MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__OPEN :
-					      MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__BLOCKED;
+	network.network_access_type =
+		spec->network_open ? MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__OPEN :
+				     MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__BLOCKED;
 	resources_fill(spec, &resources);
 	resources.gpu_config = &gpu;
 	definition_fill(spec, &definition);
@@ -700,13 +729,17 @@ struct modal_call *
 modal_task_get(struct modal *modal, const char *sandbox_id, MODAL_DONE)
 {
 	static const struct modal_method methods[] = {
-		METHOD("SandboxGetTaskId", CALL_WAIT_MS, false, sandbox_get_task_id_response, task_read),
-		METHOD("SandboxGetTaskIdV2", CALL_WAIT_MS, true, sandbox_get_task_id_response, task_read),
+		METHOD("SandboxGetTaskId", CALL_WAIT_MS, false, sandbox_get_task_id_response,
+		       task_read),
+		METHOD("SandboxGetTaskIdV2", CALL_WAIT_MS, true, sandbox_get_task_id_response,
+		       task_read),
 	};
-	Modal__Client__SandboxGetTaskIdRequest request = MODAL__CLIENT__SANDBOX_GET_TASK_ID_REQUEST__INIT;
+	Modal__Client__SandboxGetTaskIdRequest request =
+		MODAL__CLIENT__SANDBOX_GET_TASK_ID_REQUEST__INIT;
 
 	request.sandbox_id = borrowed(sandbox_id);
-	return call_make(modal, &methods[modal_sandbox_is_v2(sandbox_id)], &request.base, done, arg);
+	return call_make(modal, &methods[modal_sandbox_is_v2(sandbox_id)], &request.base, done,
+			 arg);
 }
 
 static int
@@ -722,7 +755,8 @@ access_read(const ProtobufCMessage *message, struct modal_reply *reply)
 static int
 access_v2_read(const ProtobufCMessage *message, struct modal_reply *reply)
 {
-	const Modal__Client__SandboxGetCommandRouterAccessResponse *response = (const void *)message;
+	const Modal__Client__SandboxGetCommandRouterAccessResponse *response =
+		(const void *)message;
 
 	reply->jwt = text_or_empty(response->jwt);
 	reply->url = text_or_empty(response->url);
@@ -731,10 +765,10 @@ access_v2_read(const ProtobufCMessage *message, struct modal_reply *reply)
 }
 
 static const struct modal_method access_methods[] = {
-	METHOD("TaskGetCommandRouterAccess", CALL_WAIT_MS, false, task_get_command_router_access_response,
-	       access_read),
-	METHOD("SandboxGetCommandRouterAccess", CALL_WAIT_MS, true, sandbox_get_command_router_access_response,
-	       access_v2_read),
+	METHOD("TaskGetCommandRouterAccess", CALL_WAIT_MS, false,
+	       task_get_command_router_access_response, access_read),
+	METHOD("SandboxGetCommandRouterAccess", CALL_WAIT_MS, true,
+	       sandbox_get_command_router_access_response, access_v2_read),
 };
 
 struct modal_call *
@@ -747,7 +781,8 @@ modal_access_get(struct modal *modal, const char *sandbox_id, const char *task_i
 	bool is_v2 = modal_sandbox_is_v2(sandbox_id);
 
 	v1.task_id = borrowed(task_id);
-	v2.target_case = MODAL__CLIENT__SANDBOX_GET_COMMAND_ROUTER_ACCESS_REQUEST__TARGET_SANDBOX_ID;
+	v2.target_case =
+		MODAL__CLIENT__SANDBOX_GET_COMMAND_ROUTER_ACCESS_REQUEST__TARGET_SANDBOX_ID;
 	v2.sandbox_id = borrowed(sandbox_id);
 	return call_make(modal, &access_methods[is_v2], is_v2 ? &v2.base : &v1.base, done, arg);
 }
@@ -770,13 +805,15 @@ modal_sandbox_poll(struct modal *modal, const char *sandbox_id, MODAL_DONE)
 
 	request.sandbox_id = borrowed(sandbox_id);
 	request.has_timeout = 1;
-	return call_make(modal, &methods[modal_sandbox_is_v2(sandbox_id)], &request.base, done, arg);
+	return call_make(modal, &methods[modal_sandbox_is_v2(sandbox_id)], &request.base, done,
+			 arg);
 }
 
 static int
 terminated_read(const ProtobufCMessage *message, struct modal_reply *reply)
 {
-	result_read(((const Modal__Client__SandboxTerminateResponse *)message)->existing_result, reply);
+	result_read(((const Modal__Client__SandboxTerminateResponse *)message)->existing_result,
+		    reply);
 	return 0;
 }
 
@@ -784,11 +821,15 @@ struct modal_call *
 modal_sandbox_terminate(struct modal *modal, const char *sandbox_id, MODAL_DONE)
 {
 	static const struct modal_method methods[] = {
-		METHOD("SandboxTerminate", CALL_WAIT_MS, false, sandbox_terminate_response, terminated_read),
-		METHOD("SandboxTerminateV2", CALL_WAIT_MS, true, sandbox_terminate_response, terminated_read),
+		METHOD("SandboxTerminate", CALL_WAIT_MS, false, sandbox_terminate_response,
+		       terminated_read),
+		METHOD("SandboxTerminateV2", CALL_WAIT_MS, true, sandbox_terminate_response,
+		       terminated_read),
 	};
-	Modal__Client__SandboxTerminateRequest request = MODAL__CLIENT__SANDBOX_TERMINATE_REQUEST__INIT;
+	Modal__Client__SandboxTerminateRequest request =
+		MODAL__CLIENT__SANDBOX_TERMINATE_REQUEST__INIT;
 
 	request.sandbox_id = borrowed(sandbox_id);
-	return call_make(modal, &methods[modal_sandbox_is_v2(sandbox_id)], &request.base, done, arg);
+	return call_make(modal, &methods[modal_sandbox_is_v2(sandbox_id)], &request.base, done,
+			 arg);
 }

@@ -52,7 +52,8 @@ message_free(ProtobufCMessage *message)
 struct view
 message_pack(const ProtobufCMessage *message, bool framed)
 {
-	size_t len = protobuf_c_message_get_packed_size(message), start = framed ? GRPC_PREFIX_LEN : 0;
+	size_t len = protobuf_c_message_get_packed_size(message),
+	       start = framed ? GRPC_PREFIX_LEN : 0;
 	uint8_t *bytes = malloc(start + len + 1);
 
 	if (bytes == NULL)
@@ -100,7 +101,8 @@ call_send(struct modal_call *call, struct grpc_server *server)
 {
 	grpc_call_free(call->grpc);
 	call->grpc = NULL;
-	return grpc_call_start(server, &call->method->grpc, call->request, call->events, call, &call->grpc);
+	return grpc_call_start(server, &call->method->grpc, call->request, call->events, call,
+			       &call->grpc);
 }
 
 /* ---- lists ---- */
@@ -197,8 +199,14 @@ reply_report(struct modal_call *call, const struct grpc_status *status, struct m
 static struct modal_reply
 reply_empty(void)
 {
-	return (struct modal_reply){ .id = "", .task_id = "", .builder_version = "", .jwt = "", .url = "",
-				     .ipv4 = "", .result_text = "", .exit_code = -1 };
+	return (struct modal_reply){ .id = "",
+				     .task_id = "",
+				     .builder_version = "",
+				     .jwt = "",
+				     .url = "",
+				     .ipv4 = "",
+				     .result_text = "",
+				     .exit_code = -1 };
 }
 
 void

@@ -17,7 +17,7 @@ struct call_list {
 struct modal_method {
 	const char *name;
 	struct grpc_method grpc;
-	bool wants_token;	/* V2: not without x-modal-auth-token */
+	bool wants_token; /* V2: not without x-modal-auth-token */
 	const ProtobufCMessageDescriptor *reply;
 	/* Points the reply at what the message holds; a negative value: it is not usable. */
 	int (*read)(const ProtobufCMessage *message, struct modal_reply *reply);
@@ -45,15 +45,17 @@ struct modal_call {
 	struct bytes_field field;
 	void (*data)(void *arg, const uint8_t *bytes, size_t len);
 	size_t (*want)(void *arg, uint8_t *bytes, size_t len);
-	struct view feed_start; /* the first message of the stream, framed, owned; sent already when its length is 0 */
+	struct view feed_start; /* the first message of the stream, framed, owned; sent already when
+				   its length is 0 */
 	bool feed_ended;
 	struct image_join *join;
 	struct buf collected; /* of one message that comes in pieces */
 };
 
 /* Packs request (NULL: there is none to pack).  NULL without memory. */
-struct modal_call *call_new(struct modal *modal, struct modal_router *router, const struct modal_method *method,
-			    const struct grpc_events *events, const ProtobufCMessage *request, MODAL_DONE);
+struct modal_call *call_new(struct modal *modal, struct modal_router *router,
+			    const struct modal_method *method, const struct grpc_events *events,
+			    const ProtobufCMessage *request, MODAL_DONE);
 
 /* Sends it.  0 or -errno. */
 int call_send(struct modal_call *call, struct grpc_server *server);

@@ -8,20 +8,20 @@
 #include "proto/modal_router.pb-c.h"
 #include "shim/broker/modal_call.h"
 
-#define SERVICE "/modal.task_command_router.TaskCommandRouter/"
+#define SERVICE	     "/modal.task_command_router.TaskCommandRouter/"
 #define CALL_WAIT_MS 10000
 #define EXEC_WAIT_MS 60000
 
 /* The frame of one piece of stdin inside a TaskExecStdinWriteStreamRequest: gRPC prefix, tag of
  * field 2 (bytes), length. */
-#define PIECE_TAG (2u << 3 | 2u)
+#define PIECE_TAG	     (2u << 3 | 2u)
 #define PIECE_VARINT_LEN_MAX 3u
-#define PIECE_HEAD_LEN_MAX (GRPC_PREFIX_LEN + 1 + PIECE_VARINT_LEN_MAX)
-#define PIECE_LEN_MAX ((1u << 21) - 1)
+#define PIECE_HEAD_LEN_MAX   (GRPC_PREFIX_LEN + 1 + PIECE_VARINT_LEN_MAX)
+#define PIECE_LEN_MAX	     ((1u << 21) - 1)
 /* Addresses that a router may have had in its life; then it stays where it is. */
 #define RETIRED_MAX 8u
 
-#define STDIO_VALUE(name_) \
+#define STDIO_VALUE(name_)                                                                         \
 	MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIO_FILE_DESCRIPTOR__TASK_EXEC_STDIO_FILE_DESCRIPTOR_##name_
 
 struct modal_router {
@@ -29,11 +29,13 @@ struct modal_router {
 	char sandbox_id[MODAL_ID_LEN_MAX];
 	char task_id[MODAL_ID_LEN_MAX];
 	struct grpc_server *server;
-	struct grpc_server *retired[RETIRED_MAX]; /* former addresses: calls in flight keep a pointer */
+	struct grpc_server
+		*retired[RETIRED_MAX]; /* former addresses: calls in flight keep a pointer */
 	unsigned retired_count;
 	char url[MODAL_URL_LEN_MAX];
 	char *jwt;
-	unsigned jwt_number; /* counts the tokens, so that one refresh serves all calls that were refused */
+	unsigned jwt_number; /* counts the tokens, so that one refresh serves all calls that were
+				refused */
 	struct modal_call *access_call;
 	struct call_list waiters;
 };
@@ -41,8 +43,8 @@ struct modal_router {
 static const struct grpc_retry router_retry = { 10, 10, 10240 };
 
 int
-modal_router_new(struct modal *modal, const char *sandbox_id, const char *task_id, struct modal_router **ret,
-		 struct err *err)
+modal_router_new(struct modal *modal, const char *sandbox_id, const char *task_id,
+		 struct modal_router **ret, struct err *err)
 {
 	struct modal_router *router = calloc(1, sizeof *router);
 
@@ -84,19 +86,22 @@ router_server_name(const struct modal_router *router)
 	return router->server == NULL ? "the router" : grpc_server_name(router->server);
 }
 
-/* The address is taken over when it is another one, unlike Modal's SDKs do it: they would go on with one where nobody
- * answers. */
+/* The address is taken over when it is another one, unlike Modal's SDKs do it: they would go on
+ * with one where nobody answers. */
 static int
 router_move(struct modal_router *router, const char *url, const char *ipv4, struct err *err)
 {
 	struct grpc_server *server;
 	int r;
 
-	if (router->server != NULL && (strcmp(router->url, url) == 0 || router->retired_count == RETIRED_MAX))
+	if (router->server != NULL &&
+	    (strcmp(router->url, url) == 0 || router->retired_count == RETIRED_MAX))
 		return 0;
 	if (strlen(url) >= sizeof router->url)
-		return err_set(err, EMSGSIZE, "router of %s: its address is too long", router->sandbox_id);
-	r = grpc_server_new(modal_loop(router->modal), modal_http(router->modal), url, ipv4, &server, err);
+		return err_set(err, EMSGSIZE, "router of %s: its address is too long",
+			       router->sandbox_id);
+	r = grpc_server_new(modal_loop(router->modal), modal_http(router->modal), url, ipv4,
+			    &server, err);
 	if (r < 0)
 		return err_wrap(err, "router of %s", router->sandbox_id);
 	if (router->server != NULL)
@@ -107,8 +112,8 @@ router_move(struct modal_router *router, const char *url, const char *ipv4, stru
 }
 
 int
-modal_router_access_set(struct modal_router *router, const char *url, const char *ipv4, const char *jwt,
-			struct err *err)
+modal_router_access_set(struct modal_router *router, const char *url, const char *ipv4,
+			const char *jwt, struct err *err)
 {
 	int r = router_move(router, url, ipv4, err);
 
@@ -129,7 +134,8 @@ router_headers(void *arg, const struct grpc_attempt *attempt, struct http_header
 
 	(void)attempt;
 	call->token_number = call->router->jwt_number;
-	return http_headers_add(headers, "authorization", "Bearer %s", text_or_empty(call->router->jwt));
+	return http_headers_add(headers, "authorization", "Bearer %s",
+				text_or_empty(call->router->jwt));
 }
 
 static void
@@ -156,7 +162,8 @@ on_access(void *arg, const struct modal_reply *reply)
 	enum grpc_code code = reply->code;
 	struct err err;
 
-	if (code == GRPC_OK && modal_router_access_set(router, reply->url, reply->ipv4, reply->jwt, &err) < 0)
+	if (code == GRPC_OK &&
+	    modal_router_access_set(router, reply->url, reply->ipv4, reply->jwt, &err) < 0)
 		code = GRPC_INTERNAL;
 	else if (code != GRPC_OK)
 		err = *reply->err;
@@ -182,8 +189,8 @@ static int
 access_ask(struct modal_router *router)
 {
 	if (router->access_call == NULL)
-		router->access_call =
-			modal_access_get(router->modal, router->sandbox_id, router->task_id, on_access, router);
+		router->access_call = modal_access_get(router->modal, router->sandbox_id,
+						       router->task_id, on_access, router);
 	return router->access_call == NULL ? -ENOMEM : 0;
 }
 
@@ -224,10 +231,11 @@ call_sent(struct modal_call *call)
 }
 
 static struct modal_call *
-call_make(struct modal_router *router, const struct modal_method *method, const ProtobufCMessage *request,
-	  MODAL_DONE)
+call_make(struct modal_router *router, const struct modal_method *method,
+	  const ProtobufCMessage *request, MODAL_DONE)
 {
-	return call_sent(call_new(router->modal, router, method, &unary_events, request, done, arg));
+	return call_sent(
+		call_new(router->modal, router, method, &unary_events, request, done, arg));
 }
 
 static char *
@@ -255,9 +263,9 @@ struct modal_call *
 modal_router_probe(struct modal_router *router, MODAL_DONE)
 {
 	static const struct grpc_events events = { router_headers, NULL, NULL, on_probe_done };
-	static const struct modal_method method = {
-		.name = "TaskExecPoll", .grpc = { SERVICE "TaskExecPoll", CALL_WAIT_MS, NULL, false, false }
-	};
+	static const struct modal_method method = { .name = "TaskExecPoll",
+						    .grpc = { SERVICE "TaskExecPoll", CALL_WAIT_MS,
+							      NULL, false, false } };
 	Modal__TaskCommandRouter__TaskExecPollRequest request =
 		MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_POLL_REQUEST__INIT;
 	char exec_id[MODAL_UUID_LEN];
@@ -265,7 +273,8 @@ modal_router_probe(struct modal_router *router, MODAL_DONE)
 	modal_uuid_make(exec_id);
 	request.task_id = router->task_id;
 	request.exec_id = exec_id;
-	return call_sent(call_new(router->modal, router, &method, &events, &request.base, done, arg));
+	return call_sent(
+		call_new(router->modal, router, &method, &events, &request.base, done, arg));
 }
 
 static size_t
@@ -280,7 +289,8 @@ argv_measure(const char *const *argv, size_t *ret_len)
 }
 
 struct modal_call *
-modal_exec_start(struct modal_router *router, const char *exec_id, const char *const *argv, MODAL_DONE)
+modal_exec_start(struct modal_router *router, const char *exec_id, const char *const *argv,
+		 MODAL_DONE)
 {
 	static const struct modal_method method = {
 		.name = "TaskExecStart",
@@ -339,8 +349,8 @@ modal_exec_wait(struct modal_router *router, const char *exec_id, MODAL_DONE)
 }
 
 struct modal_call *
-modal_exec_write(struct modal_router *router, const char *exec_id, uint64_t offset, struct view bytes, bool eof,
-		 MODAL_DONE)
+modal_exec_write(struct modal_router *router, const char *exec_id, uint64_t offset,
+		 struct view bytes, bool eof, MODAL_DONE)
 {
 	static const struct modal_method method = {
 		.name = "TaskExecStdinWrite",
@@ -362,7 +372,8 @@ modal_exec_write(struct modal_router *router, const char *exec_id, uint64_t offs
 static int
 fed_read(const ProtobufCMessage *message, struct modal_reply *reply)
 {
-	const Modal__TaskCommandRouter__TaskExecStdinStatusResponse *response = (const void *)message;
+	const Modal__TaskCommandRouter__TaskExecStdinStatusResponse *response =
+		(const void *)message;
 
 	reply->stdin_len = response->num_bytes_written;
 	reply->stdin_closed = response->closed;
@@ -374,7 +385,8 @@ modal_exec_fed(struct modal_router *router, const char *exec_id, MODAL_DONE)
 {
 	static const struct modal_method method = {
 		.name = "TaskExecStdinStatus",
-		.grpc = { SERVICE "TaskExecStdinStatus", CALL_WAIT_MS, &router_retry, false, false },
+		.grpc = { SERVICE "TaskExecStdinStatus", CALL_WAIT_MS, &router_retry, false,
+			  false },
 		.reply = &modal__task_command_router__task_exec_stdin_status_response__descriptor,
 		.read = fed_read,
 	};
@@ -413,8 +425,10 @@ modal_exec_read(struct modal_router *router, const char *exec_id, int fd, uint64
 {
 	static const struct grpc_events events = { router_headers, on_output_piece, NULL, on_done };
 	static const struct modal_method methods[] = {
-		{ .name = "TaskExecStdioRead(stdout)", .grpc = { SERVICE "TaskExecStdioRead", 0, NULL, false, true } },
-		{ .name = "TaskExecStdioRead(stderr)", .grpc = { SERVICE "TaskExecStdioRead", 0, NULL, false, false } },
+		{ .name = "TaskExecStdioRead(stdout)",
+		  .grpc = { SERVICE "TaskExecStdioRead", 0, NULL, false, true } },
+		{ .name = "TaskExecStdioRead(stderr)",
+		  .grpc = { SERVICE "TaskExecStdioRead", 0, NULL, false, false } },
 	};
 	Modal__TaskCommandRouter__TaskExecStdioReadRequest request =
 		MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIO_READ_REQUEST__INIT;
@@ -425,7 +439,8 @@ modal_exec_read(struct modal_router *router, const char *exec_id, int fd, uint64
 	request.has_offset = request.has_file_descriptor = 1;
 	request.offset = offset;
 	request.file_descriptor = fd == 0 ? STDIO_VALUE(STDOUT) : STDIO_VALUE(STDERR);
-	call = call_new(router->modal, router, &methods[fd != 0], &events, &request.base, done, arg);
+	call = call_new(router->modal, router, &methods[fd != 0], &events, &request.base, done,
+			arg);
 	if (call != NULL)
 		call->data = data;
 	return call_sent(call);
@@ -518,7 +533,8 @@ modal_exec_feed(struct modal_router *router, const char *exec_id, uint64_t offse
 		MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIN_WRITE_STREAM_START__INIT;
 	Modal__TaskCommandRouter__TaskExecStdinWriteStreamRequest request =
 		MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIN_WRITE_STREAM_REQUEST__INIT;
-	struct modal_call *call = call_new(router->modal, router, &feed_method, &feed_events, NULL, done, arg);
+	struct modal_call *call =
+		call_new(router->modal, router, &feed_method, &feed_events, NULL, done, arg);
 
 	if (call == NULL)
 		return NULL;
@@ -527,7 +543,8 @@ modal_exec_feed(struct modal_router *router, const char *exec_id, uint64_t offse
 	start.exec_id = borrowed(exec_id);
 	start.has_offset = 1;
 	start.offset = offset;
-	request.payload_case = MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIN_WRITE_STREAM_REQUEST__PAYLOAD_START;
+	request.payload_case =
+		MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIN_WRITE_STREAM_REQUEST__PAYLOAD_START;
 	request.start = &start;
 	call->feed_start = message_pack(&request.base, true);
 	if (call->feed_start.data == NULL) {

@@ -228,7 +228,8 @@ has_number(const char *text, const char *prefix, const char *digits)
 
 	while ((text = strstr(text, prefix)) != NULL) {
 		text += prefix_len;
-		if (strncmp(text, digits, digits_len) == 0 && !isdigit((unsigned char)text[digits_len]))
+		if (strncmp(text, digits, digits_len) == 0 &&
+		    !isdigit((unsigned char)text[digits_len]))
 			return true;
 	}
 	return false;
@@ -244,7 +245,8 @@ text_names_descriptor(const char *text, const char *digits)
 		if (has_number(text, prefixes[i], digits))
 			return true;
 	}
-	return jobserver != NULL && (has_number(jobserver, "=", digits) || has_number(jobserver, ",", digits));
+	return jobserver != NULL &&
+	       (has_number(jobserver, "=", digits) || has_number(jobserver, ",", digits));
 }
 
 static bool
@@ -271,8 +273,9 @@ policy_names_descriptor(char *const *argv, char *const *env, unsigned number)
 		if (value == NULL)
 			continue;
 		if (text_names_descriptor(value, digits) ||
-		    (strcmp(value + 1, digits) == 0 && (ends_in(*env, (size_t)(value - *env), "FD") ||
-							ends_in(*env, (size_t)(value - *env), "SOCKET"))))
+		    (strcmp(value + 1, digits) == 0 &&
+		     (ends_in(*env, (size_t)(value - *env), "FD") ||
+		      ends_in(*env, (size_t)(value - *env), "SOCKET"))))
 			return true;
 	}
 	return false;
@@ -286,7 +289,8 @@ policy_jobserver(const char *makeflags, unsigned *ret_read, unsigned *ret_write)
 
 	for (size_t i = 0; options[i] != NULL; i++) {
 		option = strstr(makeflags, options[i]);
-		if (option != NULL && sscanf(option + strlen(options[i]), "%u,%u", ret_read, ret_write) == 2)
+		if (option != NULL &&
+		    sscanf(option + strlen(options[i]), "%u,%u", ret_read, ret_write) == 2)
 			return true;
 	}
 	return false;

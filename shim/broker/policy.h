@@ -23,13 +23,13 @@ bool policy_env_crosses(const struct config *config, const char *name, size_t le
  * the caller frees the array alone. NULL without memory. */
 char **policy_env_filter(const struct config *config, char *const *env);
 
-/* Whether argv or env (NULL-terminated) speaks of descriptor `number`: /dev/fd/N, /proc/self/fd/N, a redirection from or to &N, a
- * jobserver's N,M, or a variable whose whole value is N and whose name ends in FD or SOCKET.  One that cannot cross is then
- * missed by the command. */
+/* Whether argv or env (NULL-terminated) speaks of descriptor `number`: /dev/fd/N, /proc/self/fd/N,
+ * a redirection from or to &N, a jobserver's N,M, or a variable whose whole value is N and whose
+ * name ends in FD or SOCKET.  One that cannot cross is then missed by the command. */
 bool policy_names_descriptor(char *const *argv, char *const *env, unsigned number);
 
-/* The pair of descriptors through which make's jobserver hands out tokens, if this value of MAKEFLAGS speaks of one: GNU make manual,
- * "POSIX Jobserver Interaction". */
+/* The pair of descriptors through which make's jobserver hands out tokens, if this value of
+ * MAKEFLAGS speaks of one: GNU make manual, "POSIX Jobserver Interaction". */
 bool policy_jobserver(const char *makeflags, unsigned *ret_read, unsigned *ret_write);
 
 /* The directory in the sandbox for the caller's cwd: the same path inside terminal.cwd's tree;

@@ -13,12 +13,12 @@
  * lasts, so this bounds what a break may have swallowed on its way. */
 #define RETAINED_LEN (1024u * 1024)
 /* One TaskExecStdinWrite, where the router has no streams. */
-#define WRITE_LEN_MAX (256u * 1024)
-#define RESUMES_MAX 9u
+#define WRITE_LEN_MAX	(256u * 1024)
+#define RESUMES_MAX	9u
 #define STDERR_TAIL_LEN 1024u
 /* How long output may still come after the process has ended: a child of it may hold the pipe
  * for ever. */
-#define DRAIN_WAIT_MS 2000
+#define DRAIN_WAIT_MS  2000
 #define SUSPECT_FAULTS 5u
 /* A stream whose token is refused sooner than this after it was replaced is given up. */
 #define TOKEN_LIFE_MS_MIN 500
@@ -33,9 +33,9 @@ struct part {
 	struct remote_exec *exec;
 	struct modal_call *call;
 	ev_timer pause;
-	unsigned faults;   /* in a row */
-	bool optimistic;   /* the call was made before the start was confirmed */
-	bool early;	   /* and came too early: is made again when the start is confirmed */
+	unsigned faults; /* in a row */
+	bool optimistic; /* the call was made before the start was confirmed */
+	bool early;	 /* and came too early: is made again when the start is confirmed */
 	int64_t authenticated_ms; /* when a new token was last waited for; 0 = never */
 	bool over;
 };
@@ -59,9 +59,11 @@ struct remote_exec {
 	char tail[STDERR_TAIL_LEN + 1];
 	size_t tail_len;
 
-	uint8_t *retained;	 /* the last RETAINED_LEN bytes of stdin that were sent, at offset modulo that */
-	uint64_t feed_taken;	 /* bytes that want() has given */
-	uint64_t feed_at;	 /* bytes that went into the current stream, counted from the start of stdin */
+	uint8_t *retained; /* the last RETAINED_LEN bytes of stdin that were sent, at offset modulo
+			      that */
+	uint64_t feed_taken; /* bytes that want() has given */
+	uint64_t feed_at;    /* bytes that went into the current stream, counted from the start of
+				stdin */
 	uint64_t feed_confirmed; /* bytes that the router has said to have */
 	size_t write_len;	 /* of the TaskExecStdinWrite on its way */
 	unsigned resumes;
@@ -188,7 +190,8 @@ part_retry(struct part *part, const struct modal_reply *reply, const struct grpc
 {
 	int64_t now_ms = clock_now_ms();
 
-	if (reply->code == GRPC_UNAUTHENTICATED && now_ms - part->authenticated_ms > TOKEN_LIFE_MS_MIN) {
+	if (reply->code == GRPC_UNAUTHENTICATED &&
+	    now_ms - part->authenticated_ms > TOKEN_LIFE_MS_MIN) {
 		part->authenticated_ms = now_ms;
 		part_begin(part);
 		return true;
@@ -391,14 +394,16 @@ on_fed(void *arg, const struct modal_reply *reply)
 
 	if (part_too_early(part, reply)) {
 		feed_restart(exec);
-	} else if (reply->code == GRPC_FAILED_PRECONDITION || (reply->code == GRPC_OK && reply->stdin_closed)) {
+	} else if (reply->code == GRPC_FAILED_PRECONDITION ||
+		   (reply->code == GRPC_OK && reply->stdin_closed)) {
 		part->over = true;
 	} else if (reply->code != GRPC_OK) {
 		exec_fail(exec, reply->err);
 	} else if (!feed_rewind(exec, reply->stdin_len)) {
 		if (reply->stdin_len == 0)
 			*sandbox_unary_stdin(exec->sandbox) = true;
-		exec_fail_text(exec, EIO, "more of the exec's stdin was lost with a connection than is kept");
+		exec_fail_text(exec, EIO,
+			       "more of the exec's stdin was lost with a connection than is kept");
 	} else {
 		if (exec->resumes > FRUITLESS_MAX)
 			*sandbox_unary_stdin(exec->sandbox) = true;
@@ -483,8 +488,10 @@ write_begin(struct part *part, bool *ret_idle)
 	exec->write_len = exec->write_eof ? 0 : len;
 	*ret_idle = len == 0;
 	if (len > 0)
-		call = modal_exec_write(sandbox_router(exec->sandbox), exec->exec_id, exec->feed_at - exec->write_len,
-					(struct view){ bytes, exec->write_len }, exec->write_eof, on_written, part);
+		call = modal_exec_write(sandbox_router(exec->sandbox), exec->exec_id,
+					exec->feed_at - exec->write_len,
+					(struct view){ bytes, exec->write_len }, exec->write_eof,
+					on_written, part);
 	free(bytes);
 	return call;
 }
@@ -496,8 +503,8 @@ feed_begin(struct part *part, bool *ret_idle)
 
 	if (*sandbox_unary_stdin(exec->sandbox))
 		return write_begin(part, ret_idle);
-	return modal_exec_feed(sandbox_router(exec->sandbox), exec->exec_id, exec->feed_at, on_want, on_feed_done,
-			       part);
+	return modal_exec_feed(sandbox_router(exec->sandbox), exec->exec_id, exec->feed_at, on_want,
+			       on_feed_done, part);
 }
 
 /* ---- parts ---- */
@@ -516,12 +523,12 @@ part_begin(struct part *part)
 	part->early = false;
 	switch ((enum part_kind)(part - exec->parts)) {
 	case PART_OUT:
-		part->call = modal_exec_read(router, exec->exec_id, 0, exec->out_offset, on_stdout, on_output_done,
-					     part);
+		part->call = modal_exec_read(router, exec->exec_id, 0, exec->out_offset, on_stdout,
+					     on_output_done, part);
 		break;
 	case PART_ERR:
-		part->call = modal_exec_read(router, exec->exec_id, 1, exec->err_offset, on_stderr, on_output_done,
-					     part);
+		part->call = modal_exec_read(router, exec->exec_id, 1, exec->err_offset, on_stderr,
+					     on_output_done, part);
 		break;
 	case PART_FEED:
 		part->call = feed_begin(part, &idle);
@@ -625,7 +632,8 @@ exec_begin(struct remote_exec *exec, const char *const *argv)
 {
 	struct part *start = &exec->parts[PART_START];
 
-	start->call = modal_exec_start(sandbox_router(exec->sandbox), exec->exec_id, argv, on_started, start);
+	start->call = modal_exec_start(sandbox_router(exec->sandbox), exec->exec_id, argv,
+				       on_started, start);
 	if (start->call == NULL)
 		return -ENOMEM;
 	for (int i = PART_OUT; i < PART_COUNT && sandbox_pipelined_start(exec->sandbox); i++)
@@ -644,15 +652,17 @@ argv_len(const char *const *argv)
 }
 
 int
-remote_exec_start(struct sandbox *sandbox, const char *const *argv, const struct remote_exec_events *events,
-		  void *arg, struct remote_exec **ret, struct err *err)
+remote_exec_start(struct sandbox *sandbox, const char *const *argv,
+		  const struct remote_exec_events *events, void *arg, struct remote_exec **ret,
+		  struct err *err)
 {
 	struct remote_exec *exec;
 
 	if (sandbox_router(sandbox) == NULL)
 		return err_set(err, EAGAIN, "the sandbox is not ready");
 	if (argv[0] == NULL || argv_len(argv) > MODAL_ARGV_LEN_MAX)
-		return err_set(err, E2BIG, "an exec in the sandbox takes at most %u bytes of arguments",
+		return err_set(err, E2BIG,
+			       "an exec in the sandbox takes at most %u bytes of arguments",
 			       MODAL_ARGV_LEN_MAX);
 	exec = exec_new(sandbox, events, arg);
 	if (exec == NULL || exec_begin(exec, argv) < 0) {

@@ -14,12 +14,12 @@
 #define STOP_WAIT_MS 10000
 /* A fresh worker may need minutes before its router listens (fact sheet 2.4, 6.6). */
 #define CONNECT_BUDGET_MS 310000
-#define CHECK_EVERY 5u
-#define TASK_PAUSE_MS 500
-#define TASK_BUDGET_MS 600000
+#define CHECK_EVERY	  5u
+#define TASK_PAUSE_MS	  500
+#define TASK_BUDGET_MS	  600000
 /* A name is free again only when its sandbox has really ended. */
-#define NAME_PAUSE_MS 500
-#define NAME_TRIES_MAX 60u
+#define NAME_PAUSE_MS	   500
+#define NAME_TRIES_MAX	   60u
 #define BUILD_LINE_LEN_MAX 400u
 
 static const struct grpc_retry connect_pauses = { 0, 50, 10000 };
@@ -44,10 +44,10 @@ struct progress {
 	char app_id[MODAL_ID_LEN_MAX];
 	char builder_version[MODAL_ID_LEN_MAX];
 	bool builder_known;
-	bool absent;  /* there is none of this name */
-	bool found;   /* there was one: not created by us now */
-	bool access;  /* the router's address and token are set */
-	bool seeded;  /* they came with the creation: good for one attempt */
+	bool absent; /* there is none of this name */
+	bool found;  /* there was one: not created by us now */
+	bool access; /* the router's address and token are set */
+	bool seeded; /* they came with the creation: good for one attempt */
 	unsigned name_tries;
 	unsigned probes;
 	int64_t begun_ms; /* of the wait for the task, then of the router's connection */
@@ -81,7 +81,8 @@ struct sandbox {
 	void (*stopped)(void *arg);
 	void *stopped_arg;
 
-	char build_line[BUILD_LINE_LEN_MAX]; /* of the image's log; the last one explains a failure */
+	char build_line[BUILD_LINE_LEN_MAX]; /* of the image's log; the last one explains a failure
+					      */
 	size_t build_line_len;
 };
 
@@ -225,11 +226,13 @@ on_build_log(void *arg, const char *text)
 static void
 image_settle(struct sandbox *sandbox, const struct modal_reply *reply)
 {
-	if (reply->result == MODAL_SUCCEEDED && text_keep(sandbox->image_id, sizeof sandbox->image_id, reply->id)) {
+	if (reply->result == MODAL_SUCCEEDED &&
+	    text_keep(sandbox->image_id, sizeof sandbox->image_id, reply->id)) {
 		sandbox_advance(sandbox);
 		return;
 	}
-	err_set(&sandbox->failure, EIO, "image %.100s could not be built: %.200s; the build log ends: %.150s",
+	err_set(&sandbox->failure, EIO,
+		"image %.100s could not be built: %.200s; the build log ends: %.150s",
 		sandbox->config->image, reply->result_text,
 		sandbox->build_line[0] == '\0' ? "(nothing)" : sandbox->build_line);
 	start_fail(sandbox);
@@ -263,7 +266,8 @@ on_image(void *arg, const struct modal_reply *reply)
 	} else if (text_keep(image_id, sizeof image_id, reply->id)) {
 		log_info("image %s is being built as %s", sandbox->config->image, image_id);
 		step_begin(sandbox, STEP_JOIN,
-			   modal_image_join(sandbox->modal, image_id, on_build_log, on_joined, sandbox));
+			   modal_image_join(sandbox->modal, image_id, on_build_log, on_joined,
+					    sandbox));
 	}
 	step_end(sandbox, STEP_IMAGE);
 }
@@ -295,7 +299,8 @@ on_environment(void *arg, const struct modal_reply *reply)
 		return;
 	}
 	progress->builder_known =
-		text_keep(progress->builder_version, sizeof progress->builder_version, reply->builder_version);
+		text_keep(progress->builder_version, sizeof progress->builder_version,
+			  reply->builder_version);
 	step_end(sandbox, STEP_ENVIRONMENT);
 	sandbox_advance(sandbox);
 }
@@ -335,8 +340,9 @@ find_ask(struct sandbox *sandbox)
 {
 	sandbox->progress.absent = sandbox->progress.found = false;
 	step_begin(sandbox, STEP_FIND,
-		   modal_sandbox_find(sandbox->modal, sandbox->config->api == CONFIG_API_V2, sandbox->name,
-				      cred_environment(sandbox->cred), sandbox->config->app, on_found, sandbox));
+		   modal_sandbox_find(sandbox->modal, sandbox->config->api == CONFIG_API_V2,
+				      sandbox->name, cred_environment(sandbox->cred),
+				      sandbox->config->app, on_found, sandbox));
 }
 
 /* The sandbox of our name is ending, or somebody else is just creating it. */
@@ -361,10 +367,12 @@ static void
 router_take(struct sandbox *sandbox, const struct modal_reply *reply)
 {
 	struct err err;
-	int r = modal_router_new(sandbox->modal, sandbox->id, sandbox->task_id, &sandbox->router, &err);
+	int r = modal_router_new(sandbox->modal, sandbox->id, sandbox->task_id, &sandbox->router,
+				 &err);
 
 	if (r == 0)
-		r = modal_router_access_set(sandbox->router, reply->url, reply->ipv4, reply->jwt, &err);
+		r = modal_router_access_set(sandbox->router, reply->url, reply->ipv4, reply->jwt,
+					    &err);
 	if (r < 0)
 		start_fail_with(sandbox, &err, "reaching the sandbox");
 	else
@@ -382,7 +390,8 @@ on_created(void *arg, const struct modal_reply *reply)
 		sandbox->created_ms = sandbox->progress.begun_ms = clock_now_ms();
 		sandbox->created_count++;
 		log_info("sandbox %s created as %s", sandbox->name, sandbox->id);
-		if (sandbox->state == SANDBOX_STARTING && reply->jwt[0] != '\0' && sandbox->task_id[0] != '\0') {
+		if (sandbox->state == SANDBOX_STARTING && reply->jwt[0] != '\0' &&
+		    sandbox->task_id[0] != '\0') {
 			sandbox->progress.seeded = true;
 			router_take(sandbox, reply);
 		}
@@ -437,7 +446,8 @@ create_ask(struct sandbox *sandbox)
 
 	gethostname(host, sizeof host - 1);
 	snprintf(lease, sizeof lease, "%" PRIu32, config->lease_ms);
-	step_begin(sandbox, STEP_CREATE, modal_sandbox_create(sandbox->modal, &spec, on_created, sandbox));
+	step_begin(sandbox, STEP_CREATE,
+		   modal_sandbox_create(sandbox->modal, &spec, on_created, sandbox));
 }
 
 /* ---- reaching it ---- */
@@ -451,7 +461,8 @@ start_ended(struct sandbox *sandbox, const char *reason)
 		name_retry(sandbox);
 		return;
 	}
-	err_set(&sandbox->failure, EIO, "sandbox %s ended while it was being started: %.200s", sandbox->id, reason);
+	err_set(&sandbox->failure, EIO, "sandbox %s ended while it was being started: %.200s",
+		sandbox->id, reason);
 	start_fail(sandbox);
 }
 
@@ -523,7 +534,8 @@ probe_failed(struct sandbox *sandbox, const struct modal_reply *reply)
 	if (progress->seeded)
 		router_drop(sandbox);
 	progress->seeded = false;
-	timer_start(sandbox, &sandbox->pause, grpc_retry_pause_ms(&connect_pauses, progress->probes));
+	timer_start(sandbox, &sandbox->pause,
+		    grpc_retry_pause_ms(&connect_pauses, progress->probes));
 	if (progress->probes % CHECK_EVERY == 0)
 		sandbox_suspect(sandbox);
 }
@@ -552,14 +564,17 @@ sandbox_reach(struct sandbox *sandbox)
 	bool scheduled = sandbox->task_id[0] != '\0';
 
 	if (!scheduled && calls[STEP_TASK] == NULL)
-		step_begin(sandbox, STEP_TASK, modal_task_get(sandbox->modal, sandbox->id, on_task, sandbox));
+		step_begin(sandbox, STEP_TASK,
+			   modal_task_get(sandbox->modal, sandbox->id, on_task, sandbox));
 	if (!scheduled)
 		return;
 	if (!progress->access && calls[STEP_ACCESS] == NULL)
 		step_begin(sandbox, STEP_ACCESS,
-			   modal_access_get(sandbox->modal, sandbox->id, sandbox->task_id, on_access, sandbox));
+			   modal_access_get(sandbox->modal, sandbox->id, sandbox->task_id,
+					    on_access, sandbox));
 	if (progress->access && calls[STEP_PROBE] == NULL)
-		step_begin(sandbox, STEP_PROBE, modal_router_probe(sandbox->router, on_probed, sandbox));
+		step_begin(sandbox, STEP_PROBE,
+			   modal_router_probe(sandbox->router, on_probed, sandbox));
 }
 
 /* Starts whatever can be started with what is known by now. */
@@ -569,14 +584,15 @@ sandbox_advance(struct sandbox *sandbox)
 	struct progress *progress = &sandbox->progress;
 	struct modal_call **calls = sandbox->calls;
 
-	if (sandbox->state != SANDBOX_STARTING || ev_is_active(&sandbox->pause) || ev_is_active(&sandbox->later))
+	if (sandbox->state != SANDBOX_STARTING || ev_is_active(&sandbox->pause) ||
+	    ev_is_active(&sandbox->later))
 		return;
 	if (sandbox->id[0] != '\0') {
 		sandbox_reach(sandbox);
 		return;
 	}
-	if (sandbox->image_id[0] == '\0' && progress->app_id[0] != '\0' && progress->builder_known &&
-	    calls[STEP_IMAGE] == NULL && calls[STEP_JOIN] == NULL)
+	if (sandbox->image_id[0] == '\0' && progress->app_id[0] != '\0' &&
+	    progress->builder_known && calls[STEP_IMAGE] == NULL && calls[STEP_JOIN] == NULL)
 		step_begin(sandbox, STEP_IMAGE,
 			   modal_image_get(sandbox->modal, sandbox->config->image, progress->app_id,
 					   progress->builder_version, on_image, sandbox));
@@ -598,13 +614,15 @@ sandbox_begin(struct sandbox *sandbox)
 	sandbox->build_line_len = 0;
 	sandbox->image_id[0] = '\0';
 	find_ask(sandbox);
-	step_begin(sandbox, STEP_APP,
-		   modal_app_get(sandbox->modal, sandbox->config->app, environment, on_app, sandbox));
+	step_begin(
+		sandbox, STEP_APP,
+		modal_app_get(sandbox->modal, sandbox->config->app, environment, on_app, sandbox));
 	if (image_is_id(sandbox->config->image))
 		text_keep(sandbox->image_id, sizeof sandbox->image_id, sandbox->config->image);
 	else
 		step_begin(sandbox, STEP_ENVIRONMENT,
-			   modal_environment_get(sandbox->modal, environment, on_environment, sandbox));
+			   modal_environment_get(sandbox->modal, environment, on_environment,
+						 sandbox));
 }
 
 /* ---- its end ---- */
@@ -628,8 +646,10 @@ static void
 on_checked(void *arg, const struct modal_reply *reply)
 {
 	struct sandbox *sandbox = arg;
-	bool over = reply->code == GRPC_NOT_FOUND || (reply->code == GRPC_OK && reply->result != MODAL_RUNNING);
-	const char *reason = reply->code == GRPC_OK ? reply->result_text : "Modal does not know it any more";
+	bool over = reply->code == GRPC_NOT_FOUND ||
+		    (reply->code == GRPC_OK && reply->result != MODAL_RUNNING);
+	const char *reason =
+		reply->code == GRPC_OK ? reply->result_text : "Modal does not know it any more";
 
 	if (over && sandbox->state == SANDBOX_READY) {
 		sandbox_lost(sandbox, reason);
@@ -651,7 +671,8 @@ sandbox_suspect(struct sandbox *sandbox)
 {
 	if (sandbox->calls[STEP_CHECK] != NULL)
 		return;
-	sandbox->calls[STEP_CHECK] = modal_sandbox_poll(sandbox->modal, sandbox->id, on_checked, sandbox);
+	sandbox->calls[STEP_CHECK] =
+		modal_sandbox_poll(sandbox->modal, sandbox->id, on_checked, sandbox);
 	if (sandbox->calls[STEP_CHECK] == NULL)
 		exec_list_checked(&sandbox->execs);
 }
@@ -696,8 +717,8 @@ stop_continue(struct sandbox *sandbox)
 	if (sandbox->id[0] == '\0')
 		timer_start(sandbox, &sandbox->later, 0);
 	else if (sandbox->calls[STEP_TERMINATE] == NULL)
-		sandbox->calls[STEP_TERMINATE] =
-			modal_sandbox_terminate(sandbox->modal, sandbox->id, on_terminated, sandbox);
+		sandbox->calls[STEP_TERMINATE] = modal_sandbox_terminate(
+			sandbox->modal, sandbox->id, on_terminated, sandbox);
 }
 
 void
@@ -738,7 +759,8 @@ on_later(struct ev_loop *loop, ev_timer *timer, int revents)
 	(void)revents;
 	if (sandbox->state == SANDBOX_ENDING) {
 		if (sandbox->calls[STEP_TERMINATE] != NULL)
-			log_warning("sandbox %s may still run: Modal did not confirm its end", sandbox->id);
+			log_warning("sandbox %s may still run: Modal did not confirm its end",
+				    sandbox->id);
 		stop_finish(sandbox);
 		return;
 	}
@@ -754,7 +776,8 @@ name_make(struct sandbox *sandbox, struct err *err)
 	if (snprintf(sandbox->name, sizeof sandbox->name, "modalsh-%s", sandbox->config->session) <
 	    (int)sizeof sandbox->name)
 		return 0;
-	return err_set(err, EINVAL, "modalsh.session: too long; a sandbox' name has at most %u characters",
+	return err_set(err, EINVAL,
+		       "modalsh.session: too long; a sandbox' name has at most %u characters",
 		       MODAL_NAME_LEN_MAX);
 }
 

@@ -86,7 +86,9 @@ reader_changed(struct edge *edge, uint32_t epoll_events)
 static void
 sink_open_private(struct sink *sink)
 {
-	int private = sink->kind == BORROW_PIPE || sink->kind == BORROW_TTY ? borrow_private(sink->fd, true) : -1;
+	int private = sink->kind == BORROW_PIPE || sink->kind == BORROW_TTY ?
+			      borrow_private(sink->fd, true) :
+			      -1;
 
 	if (private < 0)
 		return;
@@ -104,9 +106,13 @@ sink_new(struct ev_loop *loop, struct edge_set *edges, int fd, enum borrow_kind 
 		fd_cleanup(&fd);
 		return err_set(err, ENOMEM, "no memory for a stream");
 	}
-	*sink = (struct sink){
-		.loop = loop, .edges = edges, .fd = fd, .write_fd = fd, .kind = kind, .events = events, .arg = arg
-	};
+	*sink = (struct sink){ .loop = loop,
+			       .edges = edges,
+			       .fd = fd,
+			       .write_fd = fd,
+			       .kind = kind,
+			       .events = events,
+			       .arg = arg };
 	sink_open_private(sink);
 	buf_init(&sink->queue, OUT_WINDOW_MAX);
 	ev_io_init(&sink->watcher, sink_writable, sink->write_fd, EV_WRITE);

@@ -15,14 +15,15 @@ enum {
 	PIPE_LEN_DEFAULT = 64 * 1024,
 	/* the most that an unprivileged process may ask for (/proc/sys/fs/pipe-max-size) */
 	PIPE_LEN_BULK = 1024 * 1024,
-	/* after so much a pipe is a bulk transfer, and peeking 64 KiB per round trip would be its speed */
+	/* after so much a pipe is a bulk transfer, and peeking 64 KiB per round trip would be its
+	   speed */
 	PIPE_BULK_AFTER = 1024 * 1024,
 	/* a make in the sandbox that is not asking for a token yet keeps one from the others */
 	TOKENS_AHEAD = 1,
 };
 
-/* How long a command may sit on bytes that another one waits for; twice as long after each turn in which nobody consumed
- * anything. */
+/* How long a command may sit on bytes that another one waits for; twice as long after each turn in
+ * which nobody consumed anything. */
 static const double TURN_FIRST_S = 0.05, TURN_MAX_S = 1.;
 
 /* One pipe, and the commands that have it as their input. */
@@ -45,12 +46,12 @@ struct source {
 	int fd;
 	struct shared_pipe *shared; /* pipe */
 	struct source *next_member;
-	bool waiting;	      /* pipe: for its turn */
-	uint64_t peeked;      /* pipe: read beyond `used`, up to here */
-	uint64_t used;	      /* consumed by the command and, for a pipe, taken out */
-	off_t start;	      /* file: the shared offset at the beginning */
-	uint64_t settled;     /* file: how far the shared offset has been moved on */
-	struct buf ahead;     /* other kinds: bytes from `used` on */
+	bool waiting;	  /* pipe: for its turn */
+	uint64_t peeked;  /* pipe: read beyond `used`, up to here */
+	uint64_t used;	  /* consumed by the command and, for a pipe, taken out */
+	off_t start;	  /* file: the shared offset at the beginning */
+	uint64_t settled; /* file: how far the shared offset has been moved on */
+	struct buf ahead; /* other kinds: bytes from `used` on */
 	size_t ahead_max;
 	int return_fd;	      /* tokens: where those go that were not consumed; else -1 */
 	bool ended;	      /* other kinds: the end was read */
@@ -62,7 +63,8 @@ struct source {
 };
 
 int
-source_tools_init(struct source_tools *tools, struct ev_loop *loop, struct edge_set *edges, struct err *err)
+source_tools_init(struct source_tools *tools, struct ev_loop *loop, struct edge_set *edges,
+		  struct err *err)
 {
 	*tools = (struct source_tools){ loop, edges, -1, { -1, -1 }, NULL };
 	tools->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -102,7 +104,7 @@ descriptor_readable(struct ev_loop *loop, struct ev_io *watcher, int events)
 	source->events->more(source->arg);
 }
 
-/* ---- pipes that several commands read --------------------------------------------------------------------------- */
+/* ---- pipes that several commands read ---- */
 
 static struct source *
 next_waiting(const struct shared_pipe *shared)
@@ -170,7 +172,8 @@ pipe_take(struct source *source)
 
 	if (shared->holder == source)
 		return !shared->revoking;
-	if (shared->holder == NULL || (shared->holder->peeked == shared->holder->used && !shared->revoking)) {
+	if (shared->holder == NULL ||
+	    (shared->holder->peeked == shared->holder->used && !shared->revoking)) {
 		shared->holder = source;
 		return true;
 	}
@@ -200,7 +203,10 @@ pipe_join(struct source *source)
 		shared = calloc(1, sizeof *shared);
 		if (shared == NULL)
 			return -ENOMEM;
-		*shared = (struct shared_pipe){ .next = tools->pipes, .dev = st.st_dev, .ino = st.st_ino, .tools = tools,
+		*shared = (struct shared_pipe){ .next = tools->pipes,
+						.dev = st.st_dev,
+						.ino = st.st_ino,
+						.tools = tools,
 						.turn_s = TURN_FIRST_S };
 		ev_timer_init(&shared->turn, turn_over, 0., 0.);
 		shared->turn.data = shared;
@@ -236,7 +242,7 @@ pipe_leave(struct source *source)
 	free(shared);
 }
 
-/* ---- one source --------------------------------------------------------------------------------------------------- */
+/* ---- one source ---- */
 
 static int
 source_open(struct source *source)
@@ -263,8 +269,8 @@ source_open(struct source *source)
 }
 
 int
-source_new(struct source_tools *tools, int fd, enum borrow_kind kind, const struct source_events *events, void *arg,
-	   struct source **ret, struct err *err)
+source_new(struct source_tools *tools, int fd, enum borrow_kind kind,
+	   const struct source_events *events, void *arg, struct source **ret, struct err *err)
 {
 	struct source *source = calloc(1, sizeof *source);
 	int private, r;
@@ -278,8 +284,13 @@ source_new(struct source_tools *tools, int fd, enum borrow_kind kind, const stru
 		fd = private;
 		kind = BORROW_PRIVATE;
 	}
-	*source = (struct source){ .tools = tools, .kind = kind, .fd = fd, .events = events, .arg = arg,
-				   .ahead_max = IN_WINDOW, .return_fd = -1 };
+	*source = (struct source){ .tools = tools,
+				   .kind = kind,
+				   .fd = fd,
+				   .events = events,
+				   .arg = arg,
+				   .ahead_max = IN_WINDOW,
+				   .return_fd = -1 };
 	source->edge = (struct edge){ fd, pipe_changed };
 	buf_init(&source->ahead, IN_WINDOW);
 	r = source_open(source);
@@ -292,8 +303,9 @@ source_new(struct source_tools *tools, int fd, enum borrow_kind kind, const stru
 }
 
 int
-source_new_tokens(struct source_tools *tools, int fd, int return_fd, const struct source_events *events, void *arg,
-		  struct source **ret, struct err *err)
+source_new_tokens(struct source_tools *tools, int fd, int return_fd,
+		  const struct source_events *events, void *arg, struct source **ret,
+		  struct err *err)
 {
 	/* not as a pipe: it is read, not peeked */
 	int r = source_new(tools, fd, BORROW_OTHER, events, arg, ret, err);
@@ -314,7 +326,8 @@ return_tokens(struct source *source)
 
 	/* there is room: they came out of this pipe */
 	if (source->return_fd >= 0 && len > 0 &&
-	    borrow_write(source->return_fd, BORROW_PIPE, buf_head(&source->ahead), len) != (ssize_t)len)
+	    borrow_write(source->return_fd, BORROW_PIPE, buf_head(&source->ahead), len) !=
+		    (ssize_t)len)
 		log_warning("a token of make's jobserver could not be put back");
 	fd_close(&source->return_fd);
 }
@@ -342,7 +355,8 @@ read_pipe(struct source *source, uint64_t offset, void *data, size_t len, bool *
 	if (r < 0)
 		return r;
 	if (waiting <= skip) {
-		/* an end is final, and what is unconsumed may still have to be given to another command */
+		/* an end is final, and what is unconsumed may still have to be given to another
+		 * command */
 		*ret_end = hung_up && (skip == 0 || source->shared->members->next_member == NULL);
 		return *ret_end ? 0 : -EAGAIN;
 	}
@@ -419,7 +433,8 @@ source_used(struct source *source, uint64_t offset)
 				(void)fcntl(source->fd, F_SETPIPE_SZ, PIPE_LEN_BULK);
 		}
 	} else if (source->kind != BORROW_FILE) {
-		buf_consume(&source->ahead, len < buf_len(&source->ahead) ? len : buf_len(&source->ahead));
+		buf_consume(&source->ahead,
+			    len < buf_len(&source->ahead) ? len : buf_len(&source->ahead));
 	}
 }
 
@@ -444,7 +459,8 @@ source_pause(struct source *source)
 void
 source_settle(struct source *source)
 {
-	/* relative: others may have moved on in the meantime, as when several processes read one file locally */
+	/* relative: others may have moved on in the meantime, as when several processes read one
+	 * file locally */
 	if (source->kind == BORROW_FILE && source->used > source->settled)
 		(void)lseek(source->fd, (off_t)(source->used - source->settled), SEEK_CUR);
 	source->settled = source->used;

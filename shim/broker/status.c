@@ -50,7 +50,8 @@ add_sandbox(cJSON *json, const struct sandbox_info *info)
 	cJSON_AddStringToObject(sandbox, "image_id", info->image_id);
 	cJSON_AddNumberToObject(sandbox, "created_count", info->created_count);
 	if (info->created_ms > 0)
-		cJSON_AddNumberToObject(sandbox, "age_ms", (double)(clock_now_ms() - info->created_ms));
+		cJSON_AddNumberToObject(sandbox, "age_ms",
+					(double)(clock_now_ms() - info->created_ms));
 }
 
 /* One string for each line that the configuration prints about settings without effect. */

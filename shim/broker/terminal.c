@@ -45,11 +45,12 @@ process_read(pid_t pid, struct process *ret)
 		return false;
 	text[len] = '\0';
 	rest = strrchr(text, ')');
-	return rest != NULL && sscanf(rest + 1, " %c %*d %d %*d %u %d", &ret->state, &ret->group, &ret->terminal,
-				      &ret->foreground) == 4;
+	return rest != NULL && sscanf(rest + 1, " %c %*d %d %*d %u %d", &ret->state, &ret->group,
+				      &ret->terminal, &ret->foreground) == 4;
 }
 
-/* proc(5), tty_nr: the minor number in bits 31 to 20 and 7 to 0, the major number in bits 15 to 8. */
+/* proc(5), tty_nr: the minor number in bits 31 to 20 and 7 to 0, the major number in bits 15 to 8.
+ */
 static unsigned
 device_number(dev_t device)
 {

@@ -1,5 +1,6 @@
-/* terminal.h -- the caller's terminal while a command runs on it.  The line discipline works in the sandbox, so the one here
- * is switched off (raw) for as long, and put back as it was: by us, since the shim may be killed. */
+/* terminal.h -- the caller's terminal while a command runs on it.  The line discipline works in the
+ * sandbox, so the one here is switched off (raw) for as long, and put back as it was: by us, since
+ * the shim may be killed. */
 #ifndef SHIM_BROKER_TERMINAL_H
 #define SHIM_BROKER_TERMINAL_H
 
@@ -17,16 +18,16 @@ struct terminal_set {
 	struct terminal *first;
 };
 
-/* Whether this process may use the input and the settings of the terminal fd: it is in the foreground there, or the terminal
- * does not control it (/proc/PID/stat). */
+/* Whether this process may use the input and the settings of the terminal fd: it is in the
+ * foreground there, or the terminal does not control it (/proc/PID/stat). */
 bool terminal_may_take(pid_t pid, int fd);
 
 /* Whether this process is stopped (state T). */
 bool terminal_process_is_stopped(pid_t pid);
 
-/* Switches the terminal to raw if nobody has yet, and counts one user more; with keep_output its output processing stays on
- * (for a command whose terminal in the sandbox was given none).  fd stays the caller's.  NULL when it is no terminal (any
- * more) or without memory. */
+/* Switches the terminal to raw if nobody has yet, and counts one user more; with keep_output its
+ * output processing stays on (for a command whose terminal in the sandbox was given none).  fd
+ * stays the caller's.  NULL when it is no terminal (any more) or without memory. */
 struct terminal *terminal_take(struct terminal_set *set, int fd, bool keep_output);
 
 /* Switches output processing off in settings as TCGETS gives them (len bytes at settings). */

@@ -41,8 +41,8 @@ static void
 place_address(const struct place *place, struct sockaddr_un *ret)
 {
 	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	snprintf(ret->sun_path, sizeof ret->sun_path, "/proc/self/fd/%d/%s.sock",
-		 place->dir_fd, place->name);
+	snprintf(ret->sun_path, sizeof ret->sun_path, "/proc/self/fd/%d/%s.sock", place->dir_fd,
+		 place->name);
 }
 
 static int
@@ -61,8 +61,8 @@ place_find(const char *dir, struct place *place, struct err *err)
 	size = (int64_t)stat_buf.st_size;
 	hash = hash_bytes(hash, path, (size_t)len);
 	hash = hash_bytes(hash, &size, sizeof size);
-	snprintf(place->name, sizeof place->name, "guest-%d-%016" PRIx64,
-		 JOB_PROTOCOL_VERSION, hash);
+	snprintf(place->name, sizeof place->name, "guest-%d-%016" PRIx64, JOB_PROTOCOL_VERSION,
+		 hash);
 	if (dir == NULL)
 		dir = dirname(path);
 	place->dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);

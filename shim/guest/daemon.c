@@ -87,8 +87,8 @@ guest_admit(struct watch *watch, uint32_t events)
 	}
 	loop_set(&guest->loop, watch, 0);
 	lane_free(guest->lane);
-	guest->lane = lane_new(&guest->loop, &guest->table, &guest->broker,
-			       fd_steal(&watch->fd), fds[0], fds[1]);
+	guest->lane = lane_new(&guest->loop, &guest->table, &guest->broker, fd_steal(&watch->fd),
+			       fds[0], fds[1]);
 }
 
 static void
@@ -218,7 +218,8 @@ guest_end(struct guest *guest)
 			;
 }
 
-/* Above the daemon, so that no command outlives one that was killed: what it leaves behind becomes ours. */
+/* Above the daemon, so that no command outlives one that was killed: what it leaves behind becomes
+ * ours. */
 static void
 warden_run(pid_t daemon)
 {
@@ -241,7 +242,8 @@ warden_run(pid_t daemon)
 	}
 }
 
-/* Returns 0 in the daemon itself, which ends when its warden is killed; 1 in the warden when all is over; -errno. */
+/* Returns 0 in the daemon itself, which ends when its warden is killed; 1 in the warden when all is
+ * over; -errno. */
 static int
 warden_start(int *listener)
 {

@@ -78,8 +78,8 @@ input_drain(struct input *input)
 	size_t written = 1;
 
 	while (written > 0 && buf_len(&input->queue) > 0) {
-		if (input_write(input, buf_head(&input->queue), buf_len(&input->queue),
-				&written) < 0) {
+		if (input_write(input, buf_head(&input->queue), buf_len(&input->queue), &written) <
+		    0) {
 			input_close(input);
 			return;
 		}
@@ -268,11 +268,13 @@ input_settle_exit(struct input *input)
 	input_settle(input);
 }
 
-/* What the pipe holds is read back; what the command reads at the same time is not there any more, so the count is exact. */
+/* What the pipe holds is read back; what the command reads at the same time is not there any more,
+ * so the count is exact. */
 static void
 input_take_back(struct input *input)
 {
-	cleanup_close int own_fd = input->probe_fd < 0 ? pipe_open(input->watch.fd, O_RDONLY | O_NONBLOCK) : -1;
+	cleanup_close int own_fd =
+		input->probe_fd < 0 ? pipe_open(input->watch.fd, O_RDONLY | O_NONBLOCK) : -1;
 	int fd = input->probe_fd < 0 ? own_fd : input->probe_fd;
 	char bytes[4096];
 	ssize_t got = 1;
@@ -335,7 +337,9 @@ int
 input_emit(struct input *input, struct batch *batch)
 {
 	struct job_position position = { .stream = input->number, .offset = input->used };
-	uint8_t type = input->closed ? JOB_IN_CLOSED : input->revoked ? JOB_IN_REVOKED : JOB_IN_USED;
+	uint8_t type = input->closed  ? JOB_IN_CLOSED :
+		       input->revoked ? JOB_IN_REVOKED :
+					JOB_IN_USED;
 	int r;
 
 	if (input->closed ? input->closed_sent : !input->report && !input->revoked)

@@ -32,7 +32,7 @@ struct input {
 	bool eof;
 	bool closed; /* nobody will consume anything any more; `used` is final */
 	bool closed_sent;
-	bool report; /* IN_USED is due */
+	bool report;  /* IN_USED is due */
 	bool revoked; /* IN_REVOKED is due */
 };
 

@@ -35,8 +35,9 @@ static const int64_t never = INT64_MAX;
 void
 job_table_init(struct job_table *table, struct loop *loop, struct spawn_base *base)
 {
-	*table = (struct job_table){ .loop = loop, .base = base, .flush_at_us = never,
-				     .poll_at_us = never };
+	*table = (struct job_table){
+		.loop = loop, .base = base, .flush_at_us = never, .poll_at_us = never
+	};
 }
 
 struct job *
@@ -208,7 +209,8 @@ job_forget(struct job *job)
 	free(job);
 }
 
-/* Nothing of it is left but what it detached from all of its streams: that lives on, as it would locally. */
+/* Nothing of it is left but what it detached from all of its streams: that lives on, as it would
+ * locally. */
 static bool
 job_over(const struct job *job)
 {
@@ -392,15 +394,16 @@ static int
 start_device(const struct job_stream *stream, struct ends *ends, int *ret_source)
 {
 	static const char *const paths[] = {
-		[JOB_DEVICE_NULL] = "/dev/null",     [JOB_DEVICE_ZERO] = "/dev/zero",
-		[JOB_DEVICE_FULL] = "/dev/full",     [JOB_DEVICE_RANDOM] = "/dev/random",
+		[JOB_DEVICE_NULL] = "/dev/null",       [JOB_DEVICE_ZERO] = "/dev/zero",
+		[JOB_DEVICE_FULL] = "/dev/full",       [JOB_DEVICE_RANDOM] = "/dev/random",
 		[JOB_DEVICE_URANDOM] = "/dev/urandom",
 	};
 	int fd;
 
 	if (stream->refers_to == JOB_DEVICE_DIRECTORY)
 		fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	else if (stream->refers_to < sizeof paths / sizeof paths[0] && paths[stream->refers_to] != NULL)
+	else if (stream->refers_to < sizeof paths / sizeof paths[0] &&
+		 paths[stream->refers_to] != NULL)
 		fd = open(paths[stream->refers_to], O_RDWR | O_CLOEXEC);
 	else
 		return -ENODEV;
@@ -451,8 +454,9 @@ start_streams(struct job *job, struct spawn_plan *plan, struct ends *ends,
 		r = start_stream(job, &start->streams[i], plan, ends, &source);
 		if (r < 0) {
 			*failure = (struct job_failure){
-				.stage = start->streams[i].kind == JOB_STREAM_TTY ? JOB_STAGE_TERMINAL :
-										    JOB_STAGE_STREAMS,
+				.stage = start->streams[i].kind == JOB_STREAM_TTY ?
+						 JOB_STAGE_TERMINAL :
+						 JOB_STAGE_STREAMS,
 				.errno_value = (uint32_t)-r,
 			};
 			return -1;
@@ -637,13 +641,14 @@ job_table_reaped(struct job_table *table, pid_t pid, int wait_status, const stru
 	}
 }
 
-/* A command is alone in its session, where the kernel lets the stop signals of terminals do nothing (an orphaned group); SIGSTOP
- * stands in for their effect. */
+/* A command is alone in its session, where the kernel lets the stop signals of terminals do nothing
+ * (an orphaned group); SIGSTOP stands in for their effect. */
 static bool
 stops_by_default(const struct job *job, int signal_number)
 {
-	return (signal_number == SIGTSTP || signal_number == SIGTTIN || signal_number == SIGTTOU) && !job->exited &&
-	       (job->blocked >> (signal_number - 1) & 1) == 0 && proc_signal_is_default(job->pid, signal_number);
+	return (signal_number == SIGTSTP || signal_number == SIGTTIN || signal_number == SIGTTOU) &&
+	       !job->exited && (job->blocked >> (signal_number - 1) & 1) == 0 &&
+	       proc_signal_is_default(job->pid, signal_number);
 }
 
 static void
@@ -668,12 +673,13 @@ job_signal(struct job *job, int signal_number, uint8_t scope)
 	}
 }
 
-/* Of a command that has ended more may be on its way than a local pipe holds: there it would still be writing, and end by this
- * signal. */
+/* Of a command that has ended more may be on its way than a local pipe holds: there it would still
+ * be writing, and end by this signal. */
 static void
 job_told_to_end(struct job *job, int signal_number)
 {
-	if ((signal_number != SIGTERM && signal_number != SIGINT && signal_number != SIGHUP && signal_number != SIGQUIT) ||
+	if ((signal_number != SIGTERM && signal_number != SIGINT && signal_number != SIGHUP &&
+	     signal_number != SIGQUIT) ||
 	    ((job->ignored | job->blocked) >> (signal_number - 1) & 1) != 0)
 		return;
 	job->ending = true;
@@ -987,8 +993,8 @@ job_table_emit(struct job_table *table, struct batch *batch)
 	return 0;
 }
 
-/* A reader that waits for the command's end before it reads, while a process left behind has filled the pipe, would wait for
- * ever: locally it sees the end at once. */
+/* A reader that waits for the command's end before it reads, while a process left behind has filled
+ * the pipe, would wait for ever: locally it sees the end at once. */
 static void
 job_check_stall(struct job *job, int64_t now_us)
 {

@@ -39,18 +39,21 @@ struct job {
 	uint32_t started_pid;	   /* for STARTED */
 	struct job_failure failure;
 	struct job_exit exit;
-	int64_t kill_at_us;	/* when what is left of it is killed; INT64_MAX: not */
-	int slave;		/* of its terminal, held until it has ended: one that nobody holds is hung up */
-	uint64_t stall_sent;	/* output sent when it was last looked at */
-	int64_t stall_at_us;	/* when it is looked at again after the end; INT64_MAX: not */
-	bool stalled;		/* nothing more of it was taken: EXIT goes ahead of what others may have written */
-	bool ending;		/* it was told to end: what is stalled is not waited for, whoever wrote it */
-	uint64_t blocked;	/* signals that the command was started with blocked */
-	uint64_t ignored;	/* and with ignored */
-	int stop_signal;	/* the stop signal for which SIGSTOP stood in, else 0 */
-	int stopped_by;		/* what STOPPED is still to say, else 0 */
-	int process_signal;	/* last one sent to the process alone, for the rest of its group if it dies of it */
-	int64_t group_at_us;	/* when the rest of the group gets that signal in any case; INT64_MAX: not */
+	int64_t kill_at_us; /* when what is left of it is killed; INT64_MAX: not */
+	int slave; /* of its terminal, held until it has ended: one that nobody holds is hung up */
+	uint64_t stall_sent; /* output sent when it was last looked at */
+	int64_t stall_at_us; /* when it is looked at again after the end; INT64_MAX: not */
+	bool stalled; /* nothing more of it was taken: EXIT goes ahead of what others may have
+			 written */
+	bool ending;  /* it was told to end: what is stalled is not waited for, whoever wrote it */
+	uint64_t blocked;    /* signals that the command was started with blocked */
+	uint64_t ignored;    /* and with ignored */
+	int stop_signal;     /* the stop signal for which SIGSTOP stood in, else 0 */
+	int stopped_by;	     /* what STOPPED is still to say, else 0 */
+	int process_signal;  /* last one sent to the process alone, for the rest of its group if it
+				dies of it */
+	int64_t group_at_us; /* when the rest of the group gets that signal in any case; INT64_MAX:
+				not */
 	int64_t terminal_at_us; /* when the terminal has passed on the last output */
 	bool ready;
 	bool failed;

@@ -303,10 +303,14 @@ static const struct job_handler {
 	uint8_t type;
 	int (*handle)(struct lane *lane, struct job *job, const struct job_frame *frame);
 } job_handlers[] = {
-	{ JOB_IN, handle_in },		     { JOB_IN_EOF, handle_in_eof },
-	{ JOB_ACK, handle_ack },	     { JOB_OUT_CLOSE, handle_out_close },
-	{ JOB_SIGNAL, handle_control },	     { JOB_WINCH, handle_control },
-	{ JOB_EXIT_ACK, handle_exit_ack },   { JOB_KILL, handle_kill },
+	{ JOB_IN, handle_in },
+	{ JOB_IN_EOF, handle_in_eof },
+	{ JOB_ACK, handle_ack },
+	{ JOB_OUT_CLOSE, handle_out_close },
+	{ JOB_SIGNAL, handle_control },
+	{ JOB_WINCH, handle_control },
+	{ JOB_EXIT_ACK, handle_exit_ack },
+	{ JOB_KILL, handle_kill },
 	{ JOB_IN_REVOKE, handle_in_revoke },
 };
 

@@ -224,7 +224,7 @@ output_emit_data(struct output *output, struct batch *batch, size_t *budget)
 	size_t start, len;
 	int r;
 
-	while (output->sent < output->received && *budget > 0 && !batch_full(batch)) {
+	while (output->sent<output->received && * budget> 0 && !batch_full(batch)) {
 		start = (size_t)(output->sent - chunk->offset);
 		len = chunk->len - start < *budget ? chunk->len - start : *budget;
 		r = job_data_header_encode(batch_heads(batch), JOB_OUT, output->job->number,
@@ -266,7 +266,8 @@ output_passed_mark(const struct output *output)
 {
 	if (output->ended)
 		return output->sent == output->received;
-	/* a terminal does not count what is on its way inside; when nobody writes any more, its end comes after that */
+	/* a terminal does not count what is on its way inside; when nobody writes any more, its end
+	 * comes after that */
 	if (output->terminal && !output_has_writers(output))
 		return false;
 	return output->marked && output->sent >= output->mark;

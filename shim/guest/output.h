@@ -20,13 +20,14 @@ struct output {
 	struct chunk *first;
 	struct chunk *last;
 	uint32_t number;
-	uint64_t limit;	   /* how far it may be received: what the broker has acknowledged, and its window */
+	uint64_t limit;	   /* how far it may be received: what the broker has acknowledged, and its
+			      window */
 	uint64_t acked;	   /* acked <= sent <= received <= limit */
 	uint64_t sent;	   /* on the present lane */
 	uint64_t received; /* read from the command */
 	uint64_t mark;	   /* EXIT waits until this much was sent */
 	bool terminal;
-	bool ended; /* no more will be received; the descriptor is closed */
+	bool ended;   /* no more will be received; the descriptor is closed */
 	bool dropped; /* OUT_CLOSE: nobody wants what is left */
 	bool eof_sent;
 	bool marked;
@@ -57,14 +58,16 @@ int output_acknowledge(struct output *output, uint64_t offset, uint32_t window);
  * -EBADMSG. */
 int output_resume(struct output *output, uint64_t offset, uint32_t window);
 
-/* Encodes OUT of at most *budget bytes and takes them off it.  Returns 1 when there is more to send, 0, -errno. */
+/* Encodes OUT of at most *budget bytes and takes them off it.  Returns 1 when there is more to
+ * send, 0, -errno. */
 int output_emit(struct output *output, struct batch *batch, size_t *budget);
 
-/* Encodes OUT_EOF when it is due: after the data of all outputs, so that one stream's end does not overtake what was written to
- * another before.  Returns 0 or -errno. */
+/* Encodes OUT_EOF when it is due: after the data of all outputs, so that one stream's end does not
+ * overtake what was written to another before.  Returns 0 or -errno. */
 int output_emit_end(struct output *output, struct batch *batch);
 
-/* Whether another process than the command itself may have written what is held: somebody has it open still. */
+/* Whether another process than the command itself may have written what is held: somebody has it
+ * open still. */
 bool output_has_writers(const struct output *output);
 
 /* Everything written before the mark has been sent. */

@@ -13,7 +13,12 @@
 #include "shim/guest/proc.h"
 
 /* PROCESSES_MAX: the kernel's own largest number of processes (PID_MAX_LIMIT). */
-enum { STAT_LEN_MAX = 512, STATUS_LEN_MAX = 8192, PROCESSES_MAX = 4 * 1024 * 1024, PROCESSES_FIRST = 256 };
+enum {
+	STAT_LEN_MAX = 512,
+	STATUS_LEN_MAX = 8192,
+	PROCESSES_MAX = 4 * 1024 * 1024,
+	PROCESSES_FIRST = 256
+};
 
 struct process {
 	pid_t pid;
@@ -193,7 +198,8 @@ mask_has(const char *text, const char *name, int signal_number)
 {
 	const char *line = strstr(text, name);
 
-	return line != NULL && (strtoull(line + strlen(name), NULL, 16) >> (signal_number - 1) & 1) != 0;
+	return line != NULL &&
+	       (strtoull(line + strlen(name), NULL, 16) >> (signal_number - 1) & 1) != 0;
 }
 
 bool
@@ -210,5 +216,6 @@ proc_signal_is_default(pid_t pid, int signal_number)
 	if (len <= 0)
 		return false;
 	text[len] = '\0';
-	return !mask_has(text, "\nSigIgn:", signal_number) && !mask_has(text, "\nSigCgt:", signal_number);
+	return !mask_has(text, "\nSigIgn:", signal_number) &&
+	       !mask_has(text, "\nSigCgt:", signal_number);
 }

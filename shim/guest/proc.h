@@ -17,8 +17,8 @@ int proc_signal_followers(pid_t leader, int signal_number);
 /* Sends the signal to every descendant of this process.  Returns how many there were, or -errno. */
 int proc_signal_descendants(int signal_number);
 
-/* Whether this process neither catches nor ignores the signal.  (What it blocks is not asked: shells block everything for a
- * moment whenever they fork.)  False when /proc does not tell. */
+/* Whether this process neither catches nor ignores the signal.  (What it blocks is not asked:
+ * shells block everything for a moment whenever they fork.)  False when /proc does not tell. */
 bool proc_signal_is_default(pid_t pid, int signal_number);
 
 #endif

@@ -89,7 +89,8 @@ child_move_sources(struct spawn_stream *streams, size_t count)
 			target_max = streams[i].target;
 	for (size_t i = 0; i < count; i++) {
 		if (streams[i].source <= target_max)
-			streams[i].source = fcntl(streams[i].source, F_DUPFD_CLOEXEC, target_max + 1);
+			streams[i].source =
+				fcntl(streams[i].source, F_DUPFD_CLOEXEC, target_max + 1);
 		if (streams[i].source < 0)
 			return -1;
 	}
@@ -319,9 +320,10 @@ spawn_command(const struct spawn_base *base, const struct spawn_plan *plan,
 	int r = child_prepare(&child);
 
 	if (r == 0)
-		pid = clone(child_main, base->stack + STACK_LEN,
-			    CLONE_VM | CLONE_VFORK | SIGCHLD, &child);
-	/* the child's functions never return, so their marks would stay on the stack of the next one */
+		pid = clone(child_main, base->stack + STACK_LEN, CLONE_VM | CLONE_VFORK | SIGCHLD,
+			    &child);
+	/* the child's functions never return, so their marks would stay on the stack of the next
+	 * one */
 	ASAN_UNPOISON_MEMORY_REGION(base->stack, STACK_LEN);
 	if (r < 0 || pid < 0) {
 		if (r == 0)

@@ -68,8 +68,8 @@ terminal_open(struct view termios, const struct job_winsize *size, int *ret_mast
 	master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
 	if (master < 0)
 		return -errno;
-	if ((r = terminal_open_slave(master, &slave)) < 0 || (r = terminal_set(slave, termios)) < 0 ||
-	    (r = terminal_resize(master, size)) < 0)
+	if ((r = terminal_open_slave(master, &slave)) < 0 ||
+	    (r = terminal_set(slave, termios)) < 0 || (r = terminal_resize(master, size)) < 0)
 		return r;
 	*ret_master = fd_steal(&master);
 	*ret_slave = fd_steal(&slave);

@@ -10,17 +10,52 @@
 /* The broker starts nothing, looks into nobody and leaves the machine as it is. */
 static const char *const killed[] = {
 	/* programs and processes; clone is checked for its flags below */
-	"execve", "execveat", "fork", "vfork",
+	"execve",
+	"execveat",
+	"fork",
+	"vfork",
 	/* other processes' memory and descriptors */
-	"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "userfaultfd",
+	"ptrace",
+	"process_vm_readv",
+	"process_vm_writev",
+	"process_madvise",
+	"pidfd_getfd",
+	"userfaultfd",
 	/* mounts and namespaces */
-	"mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount",
-	"fspick", "mount_setattr", "unshare", "setns", "open_by_handle_at", "swapon", "swapoff",
+	"mount",
+	"umount2",
+	"pivot_root",
+	"chroot",
+	"move_mount",
+	"open_tree",
+	"fsopen",
+	"fsconfig",
+	"fsmount",
+	"fspick",
+	"mount_setattr",
+	"unshare",
+	"setns",
+	"open_by_handle_at",
+	"swapon",
+	"swapoff",
 	/* the kernel */
-	"kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "bpf", "perf_event_open",
-	"reboot", "iopl", "ioperm", "acct", "settimeofday", "clock_settime",
+	"kexec_load",
+	"kexec_file_load",
+	"init_module",
+	"finit_module",
+	"delete_module",
+	"bpf",
+	"perf_event_open",
+	"reboot",
+	"iopl",
+	"ioperm",
+	"acct",
+	"settimeofday",
+	"clock_settime",
 	/* key rings */
-	"add_key", "request_key", "keyctl",
+	"add_key",
+	"request_key",
+	"keyctl",
 };
 
 static int
@@ -31,7 +66,8 @@ add_killed(scmp_filter_ctx ctx, struct err *err)
 		int r;
 
 		if (number == __NR_SCMP_ERROR)
-			return err_set(err, ENOSYS, "seccomp: libseccomp does not know %s", killed[i]);
+			return err_set(err, ENOSYS, "seccomp: libseccomp does not know %s",
+				       killed[i]);
 		/* negative: this architecture does not have it */
 		r = number < 0 ? 0 : seccomp_rule_add(ctx, SCMP_ACT_KILL_PROCESS, number, 0);
 		if (r < 0)
@@ -40,8 +76,9 @@ add_killed(scmp_filter_ctx ctx, struct err *err)
 	return 0;
 }
 
-/* A thread is a clone with CLONE_THREAD.  The flags of clone3 are in memory, where no filter sees them: as a call that does not
- * exist it makes the libc use clone.  io_uring would do its work past the filter. */
+/* A thread is a clone with CLONE_THREAD.  The flags of clone3 are in memory, where no filter sees
+ * them: as a call that does not exist it makes the libc use clone.  io_uring would do its work past
+ * the filter. */
 static int
 add_threads_only(scmp_filter_ctx ctx, struct err *err)
 {

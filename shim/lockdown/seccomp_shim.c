@@ -5,7 +5,8 @@
 
 #include "shim/lockdown/lockdown.h"
 
-/* linux/filter.h and linux/seccomp.h are not where musl-gcc looks; this is the kernel's interface and cannot change. */
+/* linux/filter.h and linux/seccomp.h are not where musl-gcc looks; this is the kernel's interface
+ * and cannot change. */
 struct filter_instruction {
 	uint16_t code;
 	uint8_t jump_true;

@@ -1,5 +1,6 @@
-/* seccomp_shim_gen.c -- run when modalsh is built: turns the list below into the table that seccomp_shim.c includes, so that
- * the shim links no library.  The list covers static builds with musl and with glibc, and sanitizer builds. */
+/* seccomp_shim_gen.c -- run when modalsh is built: turns the list below into the table that
+ * seccomp_shim.c includes, so that the shim links no library.  The list covers static builds with
+ * musl and with glibc, and sanitizer builds. */
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/filter.h>
@@ -16,25 +17,63 @@ enum { INSTRUCTIONS_MAX = 512 };
 
 /* Harmless with any argument. */
 static const char *const allowed[] = {
-	/* waiting for the broker and for signals; restart_syscall continues a poll after SIGSTOP and SIGCONT */
-	"poll", "ppoll", "read", "recvfrom", "restart_syscall", "signalfd4",
+	/* waiting for the broker and for signals; restart_syscall continues a poll after SIGSTOP
+	   and SIGCONT */
+	"poll",
+	"ppoll",
+	"read",
+	"recvfrom",
+	"restart_syscall",
+	"signalfd4",
 	/* talking to the broker */
-	"connect", "getsockopt", "setsockopt", "sendmsg", "write", "writev", "close",
+	"connect",
+	"getsockopt",
+	"setsockopt",
+	"sendmsg",
+	"write",
+	"writev",
+	"close",
 	/* what a child would inherit */
-	"getcwd", "getpriority", "prlimit64", "setrlimit", "readlink", "readlinkat", "rt_sigaction", "rt_sigpending",
-	"rt_sigprocmask", "stat", "newfstatat", "umask",
+	"getcwd",
+	"getpriority",
+	"prlimit64",
+	"setrlimit",
+	"readlink",
+	"readlinkat",
+	"rt_sigaction",
+	"rt_sigpending",
+	"rt_sigprocmask",
+	"stat",
+	"newfstatat",
+	"umask",
 	/* ending as the command ended */
-	"exit", "exit_group", "getpid", "gettid", "kill", "tgkill", "tkill",
+	"exit",
+	"exit_group",
+	"getpid",
+	"gettid",
+	"kill",
+	"tgkill",
+	"tkill",
 	/* identity */
-	"geteuid", "getpgid", "getpgrp", "getppid",
+	"geteuid",
+	"getpgid",
+	"getpgrp",
+	"getppid",
 	/* memory, and what the libcs use around it */
-	"brk", "futex", "madvise", "mremap", "munmap", "clock_gettime",
+	"brk",
+	"futex",
+	"madvise",
+	"mremap",
+	"munmap",
+	"clock_gettime",
 	/* the sanitizers' runtime, at every end */
-	"sigaltstack", "sched_yield",
+	"sigaltstack",
+	"sched_yield",
 };
 
 /* Never tried by the shim, so a try is an attack. */
-static const char *const killed[] = { "execve", "execveat", "fork", "vfork", "clone", "clone3", "ptrace" };
+static const char *const killed[] = { "execve", "execveat", "fork",  "vfork",
+				      "clone",	"clone3",   "ptrace" };
 
 static int
 add_names(scmp_filter_ctx ctx, uint32_t action, const char *const *names, size_t count)
@@ -45,7 +84,9 @@ add_names(scmp_filter_ctx ctx, uint32_t action, const char *const *names, size_t
 		int number = seccomp_syscall_resolve_name(names[i]);
 
 		/* negative: this architecture does not have it */
-		r = number == __NR_SCMP_ERROR ? -ENOSYS : number < 0 ? 0 : seccomp_rule_add(ctx, action, number, 0);
+		r = number == __NR_SCMP_ERROR ? -ENOSYS :
+		    number < 0		      ? 0 :
+						seccomp_rule_add(ctx, action, number, 0);
 		if (r < 0)
 			fprintf(stderr, "seccomp-shim-gen: %s: %s\n", names[i], strerror(-r));
 	}
@@ -77,11 +118,13 @@ filter_build(scmp_filter_ctx ctx)
 {
 	int r;
 
-	/* a binary tree: the kernel walks the filter once per system call number when it is loaded */
+	/* a binary tree: the kernel walks the filter once per system call number when it is loaded
+	 */
 	if ((r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2)) < 0 ||
 	    (r = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS)) < 0 ||
 	    (r = add_names(ctx, SCMP_ACT_ALLOW, allowed, sizeof allowed / sizeof allowed[0])) < 0 ||
-	    (r = add_names(ctx, SCMP_ACT_KILL_PROCESS, killed, sizeof killed / sizeof killed[0])) < 0)
+	    (r = add_names(ctx, SCMP_ACT_KILL_PROCESS, killed, sizeof killed / sizeof killed[0])) <
+		    0)
 		return r;
 	return add_checked(ctx);
 }
@@ -100,8 +143,8 @@ filter_print(scmp_filter_ctx ctx)
 	if (len <= 0 || len == (ssize_t)sizeof filter)
 		return -EFBIG;
 	for (size_t i = 0; i < (size_t)len / sizeof filter[0]; i++)
-		printf("\t{ 0x%04x, %u, %u, 0x%08" PRIx32 " },\n", filter[i].code, filter[i].jt, filter[i].jf,
-		       filter[i].k);
+		printf("\t{ 0x%04x, %u, %u, 0x%08" PRIx32 " },\n", filter[i].code, filter[i].jt,
+		       filter[i].jf, filter[i].k);
 	close(file);
 	return fflush(stdout) == 0 ? 0 : -errno;
 }

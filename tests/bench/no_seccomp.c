@@ -1,10 +1,12 @@
-/* no_seccomp.c -- preloaded into a broker that runs under valgrind, which does not know the system call seccomp(2), to let
- * it start without its filter.  Only its instructions are counted then; nothing else is measured or proved. */
+/* no_seccomp.c -- preloaded into a broker that runs under valgrind, which does not know the system
+ * call seccomp(2), to let it start without its filter.  Only its instructions are counted then;
+ * nothing else is measured or proved. */
 #include <stdint.h>
 
 int seccomp_attr_set(void *context, int attribute, uint32_t value);
 int seccomp_load(void *context);
-int seccomp_rule_add(void *context, uint32_t action, int syscall_number, unsigned int argument_count, ...);
+int seccomp_rule_add(void *context, uint32_t action, int syscall_number,
+		     unsigned int argument_count, ...);
 
 int
 seccomp_attr_set(void *context, int attribute, uint32_t value)
@@ -23,7 +25,8 @@ seccomp_load(void *context)
 }
 
 int
-seccomp_rule_add(void *context, uint32_t action, int syscall_number, unsigned int argument_count, ...)
+seccomp_rule_add(void *context, uint32_t action, int syscall_number, unsigned int argument_count,
+		 ...)
 {
 	(void)context;
 	(void)action;

@@ -1,14 +1,18 @@
-/* spawn_bench.c -- starts a program as an agent would and measures from before the spawn to after the wait.
+/* spawn_bench.c -- starts a program as an agent would and measures from before the spawn to after
+ * the wait.
  *
- * Everything that is compared is started by this one program, so it costs the same for all.  stdin is /dev/null (with
- * --sink: the caller's own); stdout and stderr are two pipes that are read to their end, or /dev/null with --stdio null.
+ * Everything that is compared is started by this one program, so it costs the same for all.  stdin
+ * is /dev/null (with
+ * --sink: the caller's own); stdout and stderr are two pipes that are read to their end, or
+ * /dev/null with --stdio null.
  *
- *   spawn_bench [--count N] [--warmup N] [--stdio pipe|null] -- PROGRAM ARG…   one after the other; each must exit 0
- *   spawn_bench --parallel N -- PROGRAM ARG…   N at once, each with its number K as a further argument;
- *                                              each must write "K\n" and exit with K modulo 100
- *   spawn_bench --sink -- PROGRAM ARG…         one whose stdout is counted and summed; must exit 0
+ *   spawn_bench [--count N] [--warmup N] [--stdio pipe|null] -- PROGRAM ARG…   one after the other;
+ * each must exit 0 spawn_bench --parallel N -- PROGRAM ARG…   N at once, each with its number K as
+ * a further argument; each must write "K\n" and exit with K modulo 100 spawn_bench --sink --
+ * PROGRAM ARG…         one whose stdout is counted and summed; must exit 0
  *
- * The result is one JSON object on stdout.  A wrong exit status or wrong bytes end it with exit code 1.
+ * The result is one JSON object on stdout.  A wrong exit status or wrong bytes end it with exit
+ * code 1.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -42,14 +46,14 @@ enum {
 struct settings {
 	unsigned count, warmup, parallel;
 	bool sink, stdio_null;
-	const char *path;	/* of the program, looked up once */
+	const char *path; /* of the program, looked up once */
 	char **argv;
 };
 
 /* One process of --parallel. */
 struct task {
 	pid_t pid;
-	int out_fd;		/* -1 = its end has been seen */
+	int out_fd; /* -1 = its end has been seen */
 	char answer[ANSWER_LEN_MAX];
 	size_t answer_len;
 };
@@ -143,7 +147,8 @@ run_once(const struct settings *settings, int null_fd)
 	pid_t pid;
 
 	if (settings->stdio_null) {
-		status = status_wait(task_spawn(settings, settings->argv, null_fd, null_fd, null_fd));
+		status = status_wait(
+			task_spawn(settings, settings->argv, null_fd, null_fd, null_fd));
 	} else {
 		pipe_open(out);
 		pipe_open(errors);
@@ -185,7 +190,8 @@ sum_add(uint64_t sum, const char *data, size_t len)
 	return sum;
 }
 
-/* Fills the buffer from the descriptor, so that the sum does not depend on how the bytes were cut. */
+/* Fills the buffer from the descriptor, so that the sum does not depend on how the bytes were cut.
+ */
 static size_t
 read_full(int fd, char *buffer, size_t len_max)
 {
@@ -218,7 +224,8 @@ sink_run(const struct settings *settings)
 	if (buffer == NULL)
 		err(1, "malloc");
 	pipe_open(out);
-	/* A caller that moves much data asks for a large pipe; where it may not, the default must do. */
+	/* A caller that moves much data asks for a large pipe; where it may not, the default must
+	 * do. */
 	(void)fcntl(out[0], F_SETPIPE_SZ, PIPE_LEN_MAX);
 	pid = task_spawn(settings, settings->argv, -1, out[1], -1);
 	close(out[1]);
@@ -228,8 +235,8 @@ sink_run(const struct settings *settings)
 	}
 	close(out[0]);
 	status_expect(status_wait(pid), 0, settings->argv[0]);
-	printf("{\"bytes\": %" PRIu64 ", \"sum\": \"%016" PRIx64 "\", \"seconds\": %.6f}\n", total, sum,
-	       (double)(now_ns() - start_ns) / 1e9);
+	printf("{\"bytes\": %" PRIu64 ", \"sum\": \"%016" PRIx64 "\", \"seconds\": %.6f}\n", total,
+	       sum, (double)(now_ns() - start_ns) / 1e9);
 	free(buffer);
 }
 
@@ -259,7 +266,8 @@ task_start(struct task *task, const struct settings *settings, unsigned number, 
 static bool
 task_read(struct task *task)
 {
-	ssize_t len = read(task->out_fd, task->answer + task->answer_len, sizeof(task->answer) - task->answer_len);
+	ssize_t len = read(task->out_fd, task->answer + task->answer_len,
+			   sizeof(task->answer) - task->answer_len);
 
 	if (len > 0) {
 		task->answer_len += (size_t)len;
@@ -300,7 +308,8 @@ task_check(const struct task *task, unsigned number)
 	int status = status_wait(task->pid);
 
 	if (task->answer_len != (size_t)len || memcmp(task->answer, wanted, (size_t)len) != 0) {
-		warnx("number %u wrote %zu bytes: %.*s", number, task->answer_len, (int)task->answer_len, task->answer);
+		warnx("number %u wrote %zu bytes: %.*s", number, task->answer_len,
+		      (int)task->answer_len, task->answer);
 		return false;
 	}
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != (int)(number % CODE_MODULUS)) {
@@ -327,8 +336,9 @@ parallel_run(const struct settings *settings, int null_fd)
 	tasks_read(tasks, settings->parallel);
 	for (unsigned i = 0; i < settings->parallel; i++)
 		wrong += task_check(&tasks[i], i) ? 0 : 1;
-	printf("{\"count\": %u, \"wrong\": %u, \"start_seconds\": %.3f, \"seconds\": %.3f}\n", settings->parallel, wrong,
-	       (double)(started_ns - start_ns) / 1e9, (double)(now_ns() - start_ns) / 1e9);
+	printf("{\"count\": %u, \"wrong\": %u, \"start_seconds\": %.3f, \"seconds\": %.3f}\n",
+	       settings->parallel, wrong, (double)(started_ns - start_ns) / 1e9,
+	       (double)(now_ns() - start_ns) / 1e9);
 	free(tasks);
 	if (wrong > 0)
 		exit(1);
@@ -383,12 +393,24 @@ settings_parse(int argc, char **argv, struct settings *ret)
 	*ret = (struct settings){ .count = 100, .warmup = 5 };
 	while ((option = getopt_long(argc, argv, "+", options, NULL)) != -1) {
 		switch (option) {
-		case 'c': ret->count = number_parse(optarg, COUNT_MAX); break;
-		case 'i': ret->stdio_null = strcmp(optarg, "null") == 0; break;
-		case 'p': ret->parallel = number_parse(optarg, PARALLEL_MAX); break;
-		case 's': ret->sink = true; break;
-		case 'w': ret->warmup = number_parse(optarg, COUNT_MAX); break;
-		default: errx(2, "usage: [--count N] [--warmup N] [--stdio pipe|null] [--parallel N] [--sink] -- PROGRAM ARG...");
+		case 'c':
+			ret->count = number_parse(optarg, COUNT_MAX);
+			break;
+		case 'i':
+			ret->stdio_null = strcmp(optarg, "null") == 0;
+			break;
+		case 'p':
+			ret->parallel = number_parse(optarg, PARALLEL_MAX);
+			break;
+		case 's':
+			ret->sink = true;
+			break;
+		case 'w':
+			ret->warmup = number_parse(optarg, COUNT_MAX);
+			break;
+		default:
+			errx(2,
+			     "usage: [--count N] [--warmup N] [--stdio pipe|null] [--parallel N] [--sink] -- PROGRAM ARG...");
 		}
 	}
 	if (optind == argc || ret->count == 0)

@@ -1,23 +1,23 @@
-/* fault_proxy.c -- a TCP proxy that delivers every byte, and every end of stream, half a round-trip time later, and that
- * breaks connections in every way a network can.
+/* fault_proxy.c -- a TCP proxy that delivers every byte, and every end of stream, half a round-trip
+ * time later, and that breaks connections in every way a network can.
  *
- * Bandwidth is unlimited: bytes are stamped when they arrive and delivered when their time has come, however many there
- * are.  Each direction holds at most RING_LEN bytes; when that is full the proxy stops reading, so the sender feels
- * back-pressure.  Setting up a connection costs no round trip here (on a real link it costs one): this is for
- * measuring what a warm connection does.
+ * Bandwidth is unlimited: bytes are stamped when they arrive and delivered when their time has
+ * come, however many there are.  Each direction holds at most RING_LEN bytes; when that is full the
+ * proxy stops reading, so the sender feels back-pressure.  Setting up a connection costs no round
+ * trip here (on a real link it costs one): this is for measuring what a warm connection does.
  *
  * usage: fault_proxy --to HOST:PORT --rtt-ms MS [--listen HOST:PORT] [--port-file FILE] [--control]
  *
  * With --control it obeys lines on stdin, answers each with "ok", and ends at stdin's end:
- *   rst | fin | stall      what happens to all open connections now: reset; closed in order; nothing more goes through
- *                          although they stay open, as when a firewall has forgotten them
- *   after N ACTION         the same when N more bytes have been delivered, exactly there
- *   random SEED N MEAN     N cuts, each rst or fin, MEAN bytes apart on average, exactly there
- *   refuse on|off          new connections are reset at once
- *   hole on|off            stalls everything, and new connections too
+ *   rst | fin | stall      what happens to all open connections now: reset; closed in order;
+ * nothing more goes through although they stay open, as when a firewall has forgotten them after N
+ * ACTION         the same when N more bytes have been delivered, exactly there random SEED N MEAN
+ * N cuts, each rst or fin, MEAN bytes apart on average, exactly there refuse on|off          new
+ * connections are reset at once hole on|off            stalls everything, and new connections too
  *   delay MS               round-trip time from now on
  *   piece N                at most N bytes to a write; 0 = no limit
- *   state                  "state DELIVERED_BYTES CONNECTIONS_CUT OPEN_CONNECTIONS RANDOM_CUTS_LEFT" before the "ok"
+ *   state                  "state DELIVERED_BYTES CONNECTIONS_CUT OPEN_CONNECTIONS
+ * RANDOM_CUTS_LEFT" before the "ok"
  */
 #include <assert.h>
 #include <err.h>
@@ -42,9 +42,11 @@
 #include <unistd.h>
 
 enum {
-	RING_LEN = 64 << 20,	/* 3 GB/s for the 20 ms of one direction; pages are used only when touched */
-	MARKS_MAX = 1 << 14,	/* arrivals that are told apart; bounded, as the ring is */
-	MARK_MERGE_NS = 20000,	/* arrivals this close together share a stamp */
+	RING_LEN =
+		64
+		<< 20, /* 3 GB/s for the 20 ms of one direction; pages are used only when touched */
+	MARKS_MAX = 1 << 14,   /* arrivals that are told apart; bounded, as the ring is */
+	MARK_MERGE_NS = 20000, /* arrivals this close together share a stamp */
 	CONNS_MAX = 512,
 	RTT_MS_MAX = 60000,
 	PATH_LEN_MAX = 4096,
@@ -55,7 +57,7 @@ static_assert((RING_LEN & (RING_LEN - 1)) == 0, "ring offsets are masked");
 
 struct mark {
 	int64_t due_ns;
-	uint64_t end;		/* bytes up to this offset may be delivered when it is due */
+	uint64_t end; /* bytes up to this offset may be delivered when it is due */
 };
 
 /* One direction of a connection.  Offsets count bytes since its start. */
@@ -65,15 +67,16 @@ struct half {
 	uint64_t arrived, delivered;
 	struct mark marks[MARKS_MAX];
 	unsigned mark_first, mark_count;
-	int64_t end_due_ns;	/* when the end of the stream may be passed on; -1 = it has not come */
-	bool ended;		/* it was passed on */
-	bool blocked;		/* the receiver's socket buffer is full */
+	int64_t end_due_ns; /* when the end of the stream may be passed on; -1 = it has not come */
+	bool ended;	    /* it was passed on */
+	bool blocked;	    /* the receiver's socket buffer is full */
 };
 
 struct conn {
 	int client_fd, server_fd;
 	struct half forth, back;
-	bool swallowing;	/* what comes is thrown away; the sockets stay until their peers close them */
+	bool swallowing; /* what comes is thrown away; the sockets stay until their peers close them
+			  */
 	bool client_gone, server_gone;
 };
 
@@ -81,16 +84,16 @@ enum action { ACTION_RST, ACTION_FIN, ACTION_STALL };
 
 /* What is going to happen to the bytes of all connections together. */
 struct faults {
-	uint64_t fuse_left;	/* bytes until `action`; UINT64_MAX = never */
-	enum action action;	/* at the end of the fuse */
+	uint64_t fuse_left; /* bytes until `action`; UINT64_MAX = never */
+	enum action action; /* at the end of the fuse */
 	bool blown;
-	uint64_t random;	/* state of the generator */
+	uint64_t random; /* state of the generator */
 	uint64_t random_mean;
 	unsigned random_left;
-	size_t piece_len;	/* 0 = no limit */
+	size_t piece_len; /* 0 = no limit */
 	bool refusing, hole;
 	uint64_t delivered;
-	unsigned cuts;		/* connections that an action met */
+	unsigned cuts; /* connections that an action met */
 };
 
 struct proxy {
@@ -124,7 +127,8 @@ half_mark(struct half *half, unsigned index)
 static bool
 half_wants_input(const struct half *half)
 {
-	return half->end_due_ns < 0 && half->arrived - half->delivered < RING_LEN && half->mark_count < MARKS_MAX;
+	return half->end_due_ns < 0 && half->arrived - half->delivered < RING_LEN &&
+	       half->mark_count < MARKS_MAX;
 }
 
 /* The at most two pieces of the ring that begin at an offset. */
@@ -210,7 +214,8 @@ write_count(struct faults *faults, size_t len)
 	faults->blown = faults->fuse_left == 0;
 }
 
-/* Delivers what is due, and the end of the stream behind it.  Returns false when the connection is broken. */
+/* Delivers what is due, and the end of the stream behind it.  Returns false when the connection is
+ * broken. */
 static bool
 half_write(struct half *half, struct faults *faults)
 {
@@ -220,7 +225,8 @@ half_write(struct half *half, struct faults *faults)
 
 	half->blocked = false;
 	while (half->delivered < end && !faults->blown) {
-		int count = ring_pieces(half, half->delivered, write_len(faults, end - half->delivered), piece);
+		int count = ring_pieces(half, half->delivered,
+					write_len(faults, end - half->delivered), piece);
 		ssize_t len = writev(half->to_fd, piece, count);
 
 		if (len < 0 && errno == EINTR)
@@ -233,14 +239,16 @@ half_write(struct half *half, struct faults *faults)
 		half_drop_marks(half);
 		write_count(faults, (size_t)len);
 	}
-	if (!half->ended && half->end_due_ns >= 0 && half->end_due_ns <= now && half->delivered == half->arrived) {
+	if (!half->ended && half->end_due_ns >= 0 && half->end_due_ns <= now &&
+	    half->delivered == half->arrived) {
 		half->ended = true;
 		shutdown(half->to_fd, SHUT_WR);
 	}
 	return true;
 }
 
-/* When there is something to do next for a half that waits for nothing but time; INT64_MAX = nothing. */
+/* When there is something to do next for a half that waits for nothing but time; INT64_MAX =
+ * nothing. */
 static int64_t
 half_next_ns(struct half *half)
 {
@@ -257,7 +265,8 @@ half_init(struct half *half, int from_fd, int to_fd)
 	half->from_fd = from_fd;
 	half->to_fd = to_fd;
 	half->end_due_ns = -1;
-	half->ring = mmap(NULL, RING_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	half->ring = mmap(NULL, RING_LEN, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return half->ring != MAP_FAILED;
 }
 
@@ -293,13 +302,15 @@ conn_new(const struct proxy *proxy, int client_fd)
 		return NULL;
 	}
 	conn->client_fd = client_fd;
-	conn->server_fd = socket(proxy->to.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	conn->server_fd =
+		socket(proxy->to.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (conn->server_fd < 0 || !half_init(&conn->forth, client_fd, conn->server_fd) ||
 	    !half_init(&conn->back, conn->server_fd, client_fd))
 		goto fail;
 	setsockopt(client_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	setsockopt(conn->server_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	if (connect(conn->server_fd, (const struct sockaddr *)&proxy->to, proxy->to_len) < 0 && errno != EINPROGRESS)
+	if (connect(conn->server_fd, (const struct sockaddr *)&proxy->to, proxy->to_len) < 0 &&
+	    errno != EINPROGRESS)
 		goto fail;
 	return conn;
 fail:
@@ -416,8 +427,8 @@ control_obey(struct proxy *proxy, const char *line)
 	char word[8];
 
 	if (strcmp(line, "state") == 0) {
-		printf("state %llu %u %u %u\n", (unsigned long long)faults->delivered, faults->cuts, proxy->conn_count,
-		       faults->random_left + (faults->fuse_left != UINT64_MAX));
+		printf("state %llu %u %u %u\n", (unsigned long long)faults->delivered, faults->cuts,
+		       proxy->conn_count, faults->random_left + (faults->fuse_left != UINT64_MAX));
 	} else if (sscanf(line, "after %llu %7s", &number, word) == 2 && number > 0) {
 		faults->action = action_parse(word);
 		faults->fuse_left = number;
@@ -445,7 +456,8 @@ control_obey(struct proxy *proxy, const char *line)
 static void
 control_read(struct proxy *proxy)
 {
-	ssize_t len = read(0, proxy->command + proxy->command_len, sizeof(proxy->command) - proxy->command_len);
+	ssize_t len = read(0, proxy->command + proxy->command_len,
+			   sizeof(proxy->command) - proxy->command_len);
 	char *end;
 
 	if (len <= 0)
@@ -504,15 +516,18 @@ conn_swallow(struct conn *conn)
 
 /* Moves what can be moved.  Returns false when the connection is over. */
 static bool
-conn_run(struct conn *conn, short client_events, short server_events, int64_t delay_ns, struct faults *faults)
+conn_run(struct conn *conn, short client_events, short server_events, int64_t delay_ns,
+	 struct faults *faults)
 {
 	const short readable = POLLIN | POLLHUP | POLLERR;
 
 	if (conn->swallowing)
 		return conn_swallow(conn);
-	if ((client_events & readable) && half_wants_input(&conn->forth) && !half_read(&conn->forth, delay_ns))
+	if ((client_events & readable) && half_wants_input(&conn->forth) &&
+	    !half_read(&conn->forth, delay_ns))
 		return false;
-	if ((server_events & readable) && half_wants_input(&conn->back) && !half_read(&conn->back, delay_ns))
+	if ((server_events & readable) && half_wants_input(&conn->back) &&
+	    !half_read(&conn->back, delay_ns))
 		return false;
 	if ((client_events | server_events) & POLLNVAL)
 		return false;
@@ -568,17 +583,20 @@ proxy_run(struct proxy *proxy)
 				client_events = conn->client_gone ? 0 : POLLIN;
 				server_events = conn->server_gone ? 0 : POLLIN;
 			}
-			/* A socket that hung up would wake poll for ever while there is nothing to do with it. */
-			polled[1 + 2 * i] = (struct pollfd){ client_events ? conn->client_fd : -1, client_events, 0 };
-			polled[2 + 2 * i] = (struct pollfd){ server_events ? conn->server_fd : -1, server_events, 0 };
+			/* A socket that hung up would wake poll for ever while there is nothing to
+			 * do with it. */
+			polled[1 + 2 * i] = (struct pollfd){ client_events ? conn->client_fd : -1,
+							     client_events, 0 };
+			polled[2 + 2 * i] = (struct pollfd){ server_events ? conn->server_fd : -1,
+							     server_events, 0 };
 		}
 		polled[1 + 2 * count] = (struct pollfd){ proxy->controlled ? 0 : -1, POLLIN, 0 };
 		proxy_wait(proxy, polled, 2 + 2 * (nfds_t)count);
 		for (unsigned i = 0; i < count; i++) {
 			struct conn *conn = proxy->conns[i];
 
-			if (conn_run(conn, polled[1 + 2 * i].revents, polled[2 + 2 * i].revents, proxy->delay_ns,
-				     &proxy->faults))
+			if (conn_run(conn, polled[1 + 2 * i].revents, polled[2 + 2 * i].revents,
+				     proxy->delay_ns, &proxy->faults))
 				proxy->conns[kept++] = conn;
 			else
 				conn_free(conn);
@@ -596,7 +614,8 @@ proxy_run(struct proxy *proxy)
 static void
 address_parse(const char *text, struct sockaddr_storage *ret, socklen_t *ret_len)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *found = NULL;
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV },
+			*found = NULL;
 	const char *colon = strrchr(text, ':');
 	char host[NI_MAXHOST];
 	int r;
@@ -638,12 +657,14 @@ port_file_write(int fd, const char *path)
 	FILE *file;
 
 	if (getsockname(fd, (struct sockaddr *)&address, &len) < 0 ||
-	    getnameinfo((struct sockaddr *)&address, len, NULL, 0, service, sizeof(service), NI_NUMERICSERV) != 0)
+	    getnameinfo((struct sockaddr *)&address, len, NULL, 0, service, sizeof(service),
+			NI_NUMERICSERV) != 0)
 		errx(1, "the port that is listened on is unknown");
 	if (snprintf(temporary, sizeof(temporary), "%s.new", path) >= (int)sizeof(temporary))
 		errx(2, "path too long: %s", path);
 	file = fopen(temporary, "we");
-	if (file == NULL || fprintf(file, "%s\n", service) < 0 || fclose(file) != 0 || rename(temporary, path) < 0)
+	if (file == NULL || fprintf(file, "%s\n", service) < 0 || fclose(file) != 0 ||
+	    rename(temporary, path) < 0)
 		err(1, "%s", path);
 }
 
@@ -675,19 +696,32 @@ main(int argc, char **argv)
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (option) {
-		case 'c': proxy.controlled = true; break;
-		case 'l': listen_text = optarg; break;
-		case 'p': port_file = optarg; break;
-		case 'r': proxy.delay_ns = delay_parse(optarg); break;
-		case 't': address_parse(optarg, &proxy.to, &proxy.to_len); break;
-		default: errx(2, "usage: --to HOST:PORT --rtt-ms MS [--listen HOST:PORT] [--port-file FILE] [--control]");
+		case 'c':
+			proxy.controlled = true;
+			break;
+		case 'l':
+			listen_text = optarg;
+			break;
+		case 'p':
+			port_file = optarg;
+			break;
+		case 'r':
+			proxy.delay_ns = delay_parse(optarg);
+			break;
+		case 't':
+			address_parse(optarg, &proxy.to, &proxy.to_len);
+			break;
+		default:
+			errx(2,
+			     "usage: --to HOST:PORT --rtt-ms MS [--listen HOST:PORT] [--port-file FILE] [--control]");
 		}
 	}
 	if (optind != argc || proxy.to_len == 0 || proxy.delay_ns < 0)
 		errx(2, "--to and --rtt-ms are needed, and no other arguments");
 	signal(SIGPIPE, SIG_IGN);
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	/* Timers are late by up to 50 us by default; that would be measured as a cost of what is behind the proxy. */
+	/* Timers are late by up to 50 us by default; that would be measured as a cost of what is
+	 * behind the proxy. */
 	prctl(PR_SET_TIMERSLACK, 1UL);
 	proxy.listen_fd = listen_open(listen_text);
 	if (port_file != NULL)

@@ -1,5 +1,5 @@
-/* test_lockdown.c -- the locks of shim and broker, tried from inside: each action runs in a child of its own, with a lock on,
- * and the parent looks at how the child ended. */
+/* test_lockdown.c -- the locks of shim and broker, tried from inside: each action runs in a child
+ * of its own, with a lock on, and the parent looks at how the child ended. */
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -54,7 +54,9 @@ lock_set(enum lock lock)
 static int
 outcome(long result)
 {
-	return result >= 0 ? ACTION_WORKED : errno < ERRNO_BASE ? ERRNO_BASE + errno : ACTION_FAILED;
+	return result >= 0	  ? ACTION_WORKED :
+	       errno < ERRNO_BASE ? ERRNO_BASE + errno :
+				    ACTION_FAILED;
 }
 
 /* Runs action() in a child with the lock on and returns the child's wait status. */
@@ -213,7 +215,8 @@ do_make_code(void)
 {
 	void *data = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	return data == MAP_FAILED ? ACTION_FAILED : outcome(mprotect(data, 4096, PROT_READ | PROT_EXEC));
+	return data == MAP_FAILED ? ACTION_FAILED :
+				    outcome(mprotect(data, 4096, PROT_READ | PROT_EXEC));
 }
 
 static int
@@ -237,17 +240,20 @@ do_shim_work(void)
 	struct rlimit limit;
 	int pair[2];
 	uint64_t mask = 1;
-	void *memory = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *memory =
+		mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (memory == MAP_FAILED || munmap(memory, 1 << 20) < 0 || poll(&nothing, 1, 1) != 0 ||
 	    getcwd(path, sizeof path) == NULL || prlimit(0, RLIMIT_NOFILE, NULL, &limit) < 0)
 		return ACTION_FAILED;
 	umask(umask(0));
-	if (getpriority(PRIO_PROCESS, 0) < -20 || readlink("/proc/self/cwd", path, sizeof path) < 0 ||
+	if (getpriority(PRIO_PROCESS, 0) < -20 ||
+	    readlink("/proc/self/cwd", path, sizeof path) < 0 ||
 	    syscall(SYS_signalfd4, -1, &mask, sizeof mask, 0) < 0 || close(0) < 0)
 		return ACTION_FAILED;
 	/* the filter has no socketpair(), and needs none */
-	return socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0 && errno == EPERM ? ACTION_WORKED : ACTION_FAILED;
+	return socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0 && errno == EPERM ? ACTION_WORKED :
+										 ACTION_FAILED;
 }
 
 static int
@@ -263,7 +269,8 @@ do_lock_again(void)
 {
 	struct err err = { 0 };
 
-	/* the shim's filter takes prctl() away: a lock that cannot be set must be an error, not a silence */
+	/* the shim's filter takes prctl() away: a lock that cannot be set must be an error, not a
+	 * silence */
 	return lockdown_shim() == -EPERM && lockdown_broker(&err) == -EPERM && err.code == -EPERM &&
 			       err.text[0] != '\0' ?
 		       ACTION_WORKED :
@@ -276,9 +283,9 @@ static const struct {
 	const char *name;
 	int (*run)(void);
 } starts[] = {
-	{ "execve", do_execve }, { "execveat", do_execveat },	{ "fork", do_fork },
-	{ "clone", do_clone },	 { "posix_spawn", do_spawn },	{ "system", do_system },
-	{ "popen", do_popen },	 { "ptrace", do_ptrace },
+	{ "execve", do_execve },       { "execveat", do_execveat }, { "fork", do_fork },
+	{ "clone", do_clone },	       { "posix_spawn", do_spawn }, { "system", do_system },
+	{ "popen", do_popen },	       { "ptrace", do_ptrace },
 #ifdef SYS_fork
 	{ "fork call", do_fork_call },
 #endif
@@ -353,12 +360,41 @@ do_call(void)
 }
 
 static const long denied_calls[] = {
-	SYS_vfork, SYS_process_vm_readv, SYS_process_vm_writev, SYS_process_madvise, SYS_pidfd_getfd,
-	SYS_userfaultfd, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_move_mount, SYS_open_tree,
-	SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick, SYS_mount_setattr, SYS_unshare, SYS_setns,
-	SYS_open_by_handle_at, SYS_swapon, SYS_swapoff, SYS_kexec_load, SYS_kexec_file_load, SYS_init_module,
-	SYS_finit_module, SYS_delete_module, SYS_bpf, SYS_perf_event_open, SYS_acct, SYS_settimeofday,
-	SYS_clock_settime, SYS_add_key, SYS_request_key, SYS_keyctl,
+	SYS_vfork,
+	SYS_process_vm_readv,
+	SYS_process_vm_writev,
+	SYS_process_madvise,
+	SYS_pidfd_getfd,
+	SYS_userfaultfd,
+	SYS_mount,
+	SYS_umount2,
+	SYS_pivot_root,
+	SYS_chroot,
+	SYS_move_mount,
+	SYS_open_tree,
+	SYS_fsopen,
+	SYS_fsconfig,
+	SYS_fsmount,
+	SYS_fspick,
+	SYS_mount_setattr,
+	SYS_unshare,
+	SYS_setns,
+	SYS_open_by_handle_at,
+	SYS_swapon,
+	SYS_swapoff,
+	SYS_kexec_load,
+	SYS_kexec_file_load,
+	SYS_init_module,
+	SYS_finit_module,
+	SYS_delete_module,
+	SYS_bpf,
+	SYS_perf_event_open,
+	SYS_acct,
+	SYS_settimeofday,
+	SYS_clock_settime,
+	SYS_add_key,
+	SYS_request_key,
+	SYS_keyctl,
 };
 
 START_TEST(broker_is_denied_the_machine)
@@ -446,7 +482,8 @@ do_look_at_settings(void)
 	struct rlimit core;
 
 	return prctl(PR_GET_DUMPABLE) == 0 && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 &&
-			       getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_cur == 0 && core.rlim_max == 0 ?
+			       getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_cur == 0 &&
+			       core.rlim_max == 0 ?
 		       ACTION_WORKED :
 		       ACTION_FAILED;
 }
@@ -478,8 +515,9 @@ do_fork_in_an_old_thread(void)
 	pthread_t thread;
 	int told[2];
 
-	if (pipe2(told, O_CLOEXEC) < 0 || pthread_create(&thread, NULL, fork_when_told, told) != 0 ||
-	    lockdown_broker(&err) < 0 || write(told[1], "x", 1) != 1)
+	if (pipe2(told, O_CLOEXEC) < 0 ||
+	    pthread_create(&thread, NULL, fork_when_told, told) != 0 || lockdown_broker(&err) < 0 ||
+	    write(told[1], "x", 1) != 1)
 		return ACTION_FAILED;
 	pthread_join(thread, NULL);
 	return ACTION_WORKED;

@@ -33,7 +33,7 @@ control_admit(struct call *c, const struct rpc_method *method)
 	struct world *world = rpc_world(c);
 
 	if (strncmp(method->path, control_prefix, sizeof control_prefix - 1) != 0)
-		return true;    /* the router's calls carry their own token */
+		return true; /* the router's calls carry their own token */
 	if (!text_is_secret(rpc_header(c, "x-modal-token-id"), world->token_id) ||
 	    !text_is_secret(rpc_header(c, "x-modal-token-secret"), world->token_secret)) {
 		rpc_end(c, STATUS_UNAUTHENTICATED, "Token missing or invalid");
@@ -110,12 +110,14 @@ is_anonymous(Modal__Client__ObjectCreationType type)
 	       type == MODAL__CLIENT__OBJECT_CREATION_TYPE__OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP;
 }
 
-/* What is to happen with a name: true = go on with (existing or new).  Otherwise the call was ended. */
+/* What is to happen with a name: true = go on with (existing or new).  Otherwise the call was
+ * ended. */
 static bool
 creation_is_allowed(struct call *c, Modal__Client__ObjectCreationType type, bool exists,
 		    const char *what, const char *name)
 {
-	if (type == MODAL__CLIENT__OBJECT_CREATION_TYPE__OBJECT_CREATION_TYPE_UNSPECIFIED && !exists) {
+	if (type == MODAL__CLIENT__OBJECT_CREATION_TYPE__OBJECT_CREATION_TYPE_UNSPECIFIED &&
+	    !exists) {
 		rpc_end(c, STATUS_NOT_FOUND, "%s '%s' %s", what, name, create_if_missing_text);
 		return false;
 	}
@@ -133,7 +135,8 @@ static void
 app_get_or_create(struct call *c, const void *request)
 {
 	const Modal__Client__AppGetOrCreateRequest *q = request;
-	Modal__Client__AppGetOrCreateResponse response = MODAL__CLIENT__APP_GET_OR_CREATE_RESPONSE__INIT;
+	Modal__Client__AppGetOrCreateResponse response =
+		MODAL__CLIENT__APP_GET_OR_CREATE_RESPONSE__INIT;
 	struct world *world = rpc_world(c);
 	struct app *app;
 
@@ -236,8 +239,9 @@ secret_get_or_create(struct call *c, const void *request)
 	}
 	if (!secret) {
 		secret = secret_new(world, q);
-	} else if (q->object_creation_type ==
-		   MODAL__CLIENT__OBJECT_CREATION_TYPE__OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS) {
+	} else if (
+		q->object_creation_type ==
+		MODAL__CLIENT__OBJECT_CREATION_TYPE__OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS) {
 		env_free(&secret->env);
 		convert_map(q->n_env_dict, q->env_dict, &secret->env);
 	}
@@ -275,7 +279,8 @@ volume_new(struct world *world, const Modal__Client__VolumeGetOrCreateRequest *q
 	volume->id = id_new("vo-");
 	volume->name = text_copy(q->deployment_name);
 	volume->environment = text_copy(q->environment_name);
-	volume->version = q->version == MODAL__CLIENT__VOLUME_FS_VERSION__VOLUME_FS_VERSION_V2 ? 2 : 1;
+	volume->version =
+		q->version == MODAL__CLIENT__VOLUME_FS_VERSION__VOLUME_FS_VERSION_V2 ? 2 : 1;
 	volume->dir = text_format("%s/volumes/%s", world->host.state_dir, volume->id);
 	mkdir(volume->dir, 0755);
 	volume->next = world->volumes;
@@ -324,8 +329,10 @@ volume_heartbeat(struct call *c, const void *request)
 }
 
 const struct rpc_method account_methods[] = {
-	{ CONTROL("ClientHello"), RPC_UNARY, false, &modal__client__empty__descriptor, client_hello },
-	{ CONTROL("AuthTokenGet"), RPC_UNARY, false, CONTROL_REQUEST(auth_token_get), auth_token_get },
+	{ CONTROL("ClientHello"), RPC_UNARY, false, &modal__client__empty__descriptor,
+	  client_hello },
+	{ CONTROL("AuthTokenGet"), RPC_UNARY, false, CONTROL_REQUEST(auth_token_get),
+	  auth_token_get },
 	{ CONTROL("WorkspaceNameLookup"), RPC_UNARY, false, &modal__client__empty__descriptor,
 	  workspace_name_lookup },
 	{ CONTROL("AppGetOrCreate"), RPC_UNARY, false, CONTROL_REQUEST(app_get_or_create),

@@ -17,12 +17,12 @@ enum { BUILD_TIMEOUT_S = 3600, ARGV_MAX = 64, WORD_LEN = 32 };
 struct build {
 	struct world *world;
 	struct image *image;
-	struct sandbox *sandbox;        /* made for the first RUN */
+	struct sandbox *sandbox; /* made for the first RUN */
 	bool global;
 	char **lines;
-	size_t at;                      /* the next line */
+	size_t at; /* the next line */
 	struct env secrets;
-	struct exec *exec;              /* the RUN in progress */
+	struct exec *exec; /* the RUN in progress */
 	struct exec_watch watch;
 	struct outlog_reader readers[2];
 	ev_timer begin;
@@ -161,7 +161,7 @@ build_sandbox(struct build *b)
 	char *task_id = id_new_ulid("tb-");
 
 	b->sandbox = sandbox_new(&b->world->host, id, task_id, spec);
-	b->sandbox->app_id = text_copy("");     /* of no app: no client sees it */
+	b->sandbox->app_id = text_copy(""); /* of no app: no client sees it */
 	free(id);
 	free(task_id);
 }
@@ -253,7 +253,8 @@ env_take(struct build *b, const char *text)
 static void
 workdir_take(struct build *b, const char *text)
 {
-	char *path = text[0] == '/' ? text_copy(text) : text_format("%s/%s", b->image->workdir, text);
+	char *path =
+		text[0] == '/' ? text_copy(text) : text_format("%s/%s", b->image->workdir, text);
 
 	free(b->image->workdir);
 	b->image->workdir = path;
@@ -292,7 +293,7 @@ line_do(struct build *b, const char *line)
 	if (strcmp(word, "WORKDIR") == 0) {
 		workdir_take(b, rest);
 		if (!b->global)
-			run_start(b, "true");   /* which makes the folder */
+			run_start(b, "true"); /* which makes the folder */
 		return b->global;
 	}
 	if (strcmp(word, "ENV") == 0)

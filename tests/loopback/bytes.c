@@ -145,15 +145,20 @@ text_empty(const char *text)
 static size_t
 character_len(const uint8_t *data, size_t len)
 {
-	size_t want = data[0] < 0x80 ? 1 : data[0] < 0xc2 ? 0 : data[0] < 0xe0 ? 2 :
-		      data[0] < 0xf0 ? 3 : data[0] < 0xf5 ? 4 : 0;
+	size_t want = data[0] < 0x80 ? 1 :
+		      data[0] < 0xc2 ? 0 :
+		      data[0] < 0xe0 ? 2 :
+		      data[0] < 0xf0 ? 3 :
+		      data[0] < 0xf5 ? 4 :
+				       0;
 
 	for (size_t i = 1; i < want && i < len; i++) {
 		if ((data[i] & 0xc0) != 0x80)
 			return 0;
 	}
-	if (len > 1 && ((data[0] == 0xe0 && data[1] < 0xa0) || (data[0] == 0xed && data[1] > 0x9f) ||
-			(data[0] == 0xf0 && data[1] < 0x90) || (data[0] == 0xf4 && data[1] > 0x8f)))
+	if (len > 1 &&
+	    ((data[0] == 0xe0 && data[1] < 0xa0) || (data[0] == 0xed && data[1] > 0x9f) ||
+	     (data[0] == 0xf0 && data[1] < 0x90) || (data[0] == 0xf4 && data[1] > 0x8f)))
 		return 0;
 	return want;
 }

@@ -9,9 +9,9 @@
 
 /* Bytes are appended at the end and dropped at the front.  All zero is a valid empty queue. */
 struct bytes {
-	uint8_t *data;   /* the allocation */
-	size_t start;    /* first byte still queued */
-	size_t len;      /* bytes queued */
+	uint8_t *data; /* the allocation */
+	size_t start;  /* first byte still queued */
+	size_t len;    /* bytes queued */
 	size_t cap;
 };
 
@@ -40,8 +40,9 @@ char *text_format(const char *format, ...) __attribute__((format(printf, 1, 2)))
 /* Frees *text and puts a copy of value there. */
 void text_replace(char **text, const char *value);
 bool text_is(const char *a, const char *b);
-/* As much of data as is text: bytes that are not UTF-8 become U+FFFD, and a character that is cut off at the
- * end is left for the next time unless it is all there is.  *ret_used says how much was taken. */
+/* As much of data as is text: bytes that are not UTF-8 become U+FFFD, and a character that is cut
+ * off at the end is left for the next time unless it is all there is.  *ret_used says how much was
+ * taken. */
 char *text_clean(const uint8_t *data, size_t len, size_t *ret_used);
 /* NULL and "" are both empty. */
 bool text_empty(const char *text);

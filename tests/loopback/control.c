@@ -18,8 +18,12 @@
 static const double task_id_wait_s = 0.5;
 
 enum {
-	TIMEOUT_DEFAULT_S = 300, TIMEOUT_MAX_S = 86400, TERMINATED_EXIT_CODE = 137, LIST_PAGE_MAX = 50,
-	CLIENT_PYTHON = 1, PROBE_INTERVAL_MS = 100
+	TIMEOUT_DEFAULT_S = 300,
+	TIMEOUT_MAX_S = 86400,
+	TERMINATED_EXIT_CODE = 137,
+	LIST_PAGE_MAX = 50,
+	CLIENT_PYTHON = 1,
+	PROBE_INTERVAL_MS = 100
 };
 
 /* -- results */
@@ -28,11 +32,14 @@ static bool
 result_fill(const struct sandbox *s, Modal__Client__GenericResult *result)
 {
 	static const Modal__Client__GenericResult__GenericStatus statuses[] = {
-		[SANDBOX_SUCCESS] = MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_SUCCESS,
-		[SANDBOX_FAILURE] = MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_FAILURE,
+		[SANDBOX_SUCCESS] =
+			MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_SUCCESS,
+		[SANDBOX_FAILURE] =
+			MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_FAILURE,
 		[SANDBOX_TERMINATED] =
 			MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_TERMINATED,
-		[SANDBOX_TIMEOUT] = MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_TIMEOUT,
+		[SANDBOX_TIMEOUT] =
+			MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_TIMEOUT,
 		[SANDBOX_INIT_FAILURE] =
 			MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_INIT_FAILURE,
 		[SANDBOX_IDLE_TIMEOUT] =
@@ -61,7 +68,8 @@ sandbox_get(struct call *c, const char *id)
 
 /* -- router access */
 
-/* JS and Go insist on https:// and then speak plaintext to localhost; py takes http:// for plaintext. */
+/* JS and Go insist on https:// and then speak plaintext to localhost; py takes http:// for
+ * plaintext. */
 static char *
 router_url(struct call *c)
 {
@@ -69,8 +77,7 @@ router_url(struct call *c)
 	const char *type = rpc_header(c, "x-modal-client-type");
 	bool plain = !rpc_is_tls(c) && type && atoi(type) == CLIENT_PYTHON;
 
-	return text_format("%s://127.0.0.1:%u", plain ? "http" : "https",
-			   world->advertised_port);
+	return text_format("%s://127.0.0.1:%u", plain ? "http" : "https", world->advertised_port);
 }
 
 static char *
@@ -122,7 +129,8 @@ sandbox_get_command_router_access(struct call *c, const void *request)
 	struct sandbox *s = NULL;
 	char address[] = "127.0.0.1";
 
-	if (q->target_case == MODAL__CLIENT__SANDBOX_GET_COMMAND_ROUTER_ACCESS_REQUEST__TARGET_SANDBOX_ID)
+	if (q->target_case ==
+	    MODAL__CLIENT__SANDBOX_GET_COMMAND_ROUTER_ACCESS_REQUEST__TARGET_SANDBOX_ID)
 		s = sandbox_find(&world->host, q->sandbox_id);
 	else if (q->target_case ==
 		 MODAL__CLIENT__SANDBOX_GET_COMMAND_ROUTER_ACCESS_REQUEST__TARGET_TASK_ID)
@@ -151,7 +159,7 @@ struct create {
 	size_t n_tags;
 	Modal__Client__SandboxTag **tags;
 	struct image *image;
-	struct env env;                 /* of secrets and the like */
+	struct env env; /* of secrets and the like */
 };
 
 static bool
@@ -161,9 +169,11 @@ is_blocked(const Modal__Client__Sandbox *d)
 
 	if (!access)
 		return d->block_network;
-	if (access->network_access_type == MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__BLOCKED)
+	if (access->network_access_type ==
+	    MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__BLOCKED)
 		return true;
-	if (access->network_access_type != MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__ALLOWLIST)
+	if (access->network_access_type !=
+	    MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__ALLOWLIST)
 		return false;
 	return !convert_allows_all(access);
 }
@@ -196,11 +206,13 @@ create_is_valid(struct create *create)
 	if (!d)
 		rpc_end(create->c, STATUS_INVALID_ARGUMENT, "definition is missing");
 	else if (!app_find(world, create->app_id))
-		rpc_end(create->c, STATUS_NOT_FOUND, "no app %s", create->app_id ? create->app_id : "");
+		rpc_end(create->c, STATUS_NOT_FOUND, "no app %s",
+			create->app_id ? create->app_id : "");
 	else if (!create->image)
 		rpc_end(create->c, STATUS_NOT_FOUND, "no image %s", d->image_id ? d->image_id : "");
 	else if (create->image->state != IMAGE_READY)
-		rpc_end(create->c, STATUS_FAILED_PRECONDITION, "image %s is not built", d->image_id);
+		rpc_end(create->c, STATUS_FAILED_PRECONDITION, "image %s is not built",
+			d->image_id);
 	else if (d->timeout_secs > TIMEOUT_MAX_S)
 		rpc_end(create->c, STATUS_INVALID_ARGUMENT, "timeout is more than 24 hours");
 	else if (!text_empty(d->workdir) && d->workdir[0] != '/')
@@ -227,8 +239,9 @@ mounts_fill(struct create *create, struct sandbox_spec *spec)
 				"cannot mount volume %s", v->volume_id ? v->volume_id : "");
 			return false;
 		}
-		m->source = text_empty(v->sub_path) ? text_copy(volume->dir) :
-			    text_format("%s/%s", volume->dir, v->sub_path);
+		m->source = text_empty(v->sub_path) ?
+				    text_copy(volume->dir) :
+				    text_format("%s/%s", volume->dir, v->sub_path);
 		tree_make(m->source);
 		m->target = text_copy(v->mount_path);
 		m->read_only = v->read_only;
@@ -246,8 +259,8 @@ env_fill(struct create *create, const char *sandbox_id, const char *task_id, str
 	env_set(env, "HOME", "/root");
 	env_add(env, &create->image->env);
 	if (d->environment_variables)
-		convert_map(d->environment_variables->n_contents, d->environment_variables->contents,
-			    env);
+		convert_map(d->environment_variables->n_contents,
+			    d->environment_variables->contents, env);
 	env_add(env, &create->env);
 	if (d->pty_info)
 		convert_terminal_env(d->pty_info, env);
@@ -312,14 +325,14 @@ static void
 probe_fill(const Modal__Client__Probe *probe, struct sandbox *s)
 {
 	uint32_t interval_ms = probe->has_interval_ms && probe->interval_ms ? probe->interval_ms :
-			       PROBE_INTERVAL_MS;
+									      PROBE_INTERVAL_MS;
 	char **argv = NULL;
 
 	if (probe->probe_oneof_case == MODAL__CLIENT__PROBE__PROBE_ONEOF_EXEC_COMMAND &&
 	    probe->exec_command->n_argv > 0) {
 		argv = convert_strings(probe->exec_command->n_argv, probe->exec_command->argv);
 	} else if (probe->probe_oneof_case == MODAL__CLIENT__PROBE__PROBE_ONEOF_TCP_PORT) {
-		argv = convert_strings(3, (char *const []){ "bash", "-c", "" });
+		argv = convert_strings(3, (char *const[]){ "bash", "-c", "" });
 		free(argv[2]);
 		argv[2] = text_format("exec 3<>/dev/tcp/127.0.0.1/%u", probe->tcp_port);
 	}
@@ -388,13 +401,16 @@ static struct sandbox *
 create_v1(struct call *c, const Modal__Client__SandboxCreateRequest *q)
 {
 	struct create create = {
-		.c = c, .app_id = q->app_id, .definition = q->definition,
-		.n_tags = q->n_tags, .tags = q->tags,
+		.c = c,
+		.app_id = q->app_id,
+		.definition = q->definition,
+		.n_tags = q->n_tags,
+		.tags = q->tags,
 	};
 	struct sandbox *s = NULL;
 
-	if (create_is_valid(&create) &&
-	    convert_secret_ids(c, q->definition->n_secret_ids, q->definition->secret_ids, &create.env))
+	if (create_is_valid(&create) && convert_secret_ids(c, q->definition->n_secret_ids,
+							   q->definition->secret_ids, &create.env))
 		s = create_run(&create, false);
 	env_free(&create.env);
 	return s;
@@ -404,8 +420,10 @@ static void
 sandbox_create(struct call *c, const void *request)
 {
 	const Modal__Client__SandboxCreateRequest *q = request;
-	Modal__Client__SandboxCreateResponse response = MODAL__CLIENT__SANDBOX_CREATE_RESPONSE__INIT;
-	Modal__Client__SandboxHandleMetadata metadata = MODAL__CLIENT__SANDBOX_HANDLE_METADATA__INIT;
+	Modal__Client__SandboxCreateResponse response =
+		MODAL__CLIENT__SANDBOX_CREATE_RESPONSE__INIT;
+	Modal__Client__SandboxHandleMetadata metadata =
+		MODAL__CLIENT__SANDBOX_HANDLE_METADATA__INIT;
 	struct sandbox *s = sandbox_of_attempt(c);
 
 	if (!s)
@@ -437,8 +455,11 @@ static struct sandbox *
 create_v2(struct call *c, const Modal__Client__SandboxCreateV2Request *q)
 {
 	struct create create = {
-		.c = c, .app_id = q->app_id, .definition = q->definition,
-		.n_tags = q->n_tags, .tags = q->tags,
+		.c = c,
+		.app_id = q->app_id,
+		.definition = q->definition,
+		.n_tags = q->n_tags,
+		.tags = q->tags,
 	};
 	struct sandbox *s = NULL;
 
@@ -452,8 +473,10 @@ static void
 sandbox_create_v2(struct call *c, const void *request)
 {
 	const Modal__Client__SandboxCreateV2Request *q = request;
-	Modal__Client__SandboxCreateV2Response response = MODAL__CLIENT__SANDBOX_CREATE_V2_RESPONSE__INIT;
-	Modal__Client__SandboxHandleMetadata metadata = MODAL__CLIENT__SANDBOX_HANDLE_METADATA__INIT;
+	Modal__Client__SandboxCreateV2Response response =
+		MODAL__CLIENT__SANDBOX_CREATE_V2_RESPONSE__INIT;
+	Modal__Client__SandboxHandleMetadata metadata =
+		MODAL__CLIENT__SANDBOX_HANDLE_METADATA__INIT;
 	Modal__Client__CommandRouterAccess access = MODAL__CLIENT__COMMAND_ROUTER_ACCESS__INIT;
 	struct sandbox *s = sandbox_of_attempt(c);
 
@@ -541,7 +564,8 @@ static void
 wait_go(struct wait *w)
 {
 	Modal__Client__SandboxWaitResponse response = MODAL__CLIENT__SANDBOX_WAIT_RESPONSE__INIT;
-	Modal__Client__SandboxHandleMetadata metadata = MODAL__CLIENT__SANDBOX_HANDLE_METADATA__INIT;
+	Modal__Client__SandboxHandleMetadata metadata =
+		MODAL__CLIENT__SANDBOX_HANDLE_METADATA__INIT;
 	Modal__Client__GenericResult result = MODAL__CLIENT__GENERIC_RESULT__INIT;
 
 	if (!w->s->over && !w->timed_out)
@@ -593,7 +617,8 @@ static void
 sandbox_terminate(struct call *c, const void *request)
 {
 	const Modal__Client__SandboxTerminateRequest *q = request;
-	Modal__Client__SandboxTerminateResponse response = MODAL__CLIENT__SANDBOX_TERMINATE_RESPONSE__INIT;
+	Modal__Client__SandboxTerminateResponse response =
+		MODAL__CLIENT__SANDBOX_TERMINATE_RESPONSE__INIT;
 	Modal__Client__GenericResult result = MODAL__CLIENT__GENERIC_RESULT__INIT;
 	struct sandbox *s = sandbox_get(c, q->sandbox_id);
 
@@ -641,7 +666,8 @@ sandbox_get_from_name(struct call *c, const void *request)
 	const Modal__Client__SandboxGetFromNameRequest *q = request;
 	Modal__Client__SandboxGetFromNameResponse response =
 		MODAL__CLIENT__SANDBOX_GET_FROM_NAME_RESPONSE__INIT;
-	Modal__Client__SandboxHandleMetadata metadata = MODAL__CLIENT__SANDBOX_HANDLE_METADATA__INIT;
+	Modal__Client__SandboxHandleMetadata metadata =
+		MODAL__CLIENT__SANDBOX_HANDLE_METADATA__INIT;
 	struct world *world = rpc_world(c);
 	struct app *app = app_find_name(world, q->app_name, q->environment_name);
 	struct sandbox *s;
@@ -666,7 +692,8 @@ static void
 sandbox_set_name(struct call *c, const void *request)
 {
 	const Modal__Client__SandboxSetNameRequest *q = request;
-	Modal__Client__SandboxSetNameResponse response = MODAL__CLIENT__SANDBOX_SET_NAME_RESPONSE__INIT;
+	Modal__Client__SandboxSetNameResponse response =
+		MODAL__CLIENT__SANDBOX_SET_NAME_RESPONSE__INIT;
 	struct world *world = rpc_world(c);
 	struct sandbox *s = sandbox_get(c, q->sandbox_id);
 
@@ -723,7 +750,8 @@ static void
 sandbox_tags_get(struct call *c, const void *request)
 {
 	const Modal__Client__SandboxTagsGetRequest *q = request;
-	Modal__Client__SandboxTagsGetResponse response = MODAL__CLIENT__SANDBOX_TAGS_GET_RESPONSE__INIT;
+	Modal__Client__SandboxTagsGetResponse response =
+		MODAL__CLIENT__SANDBOX_TAGS_GET_RESPONSE__INIT;
 	struct sandbox *s = sandbox_get(c, q->sandbox_id);
 
 	if (!s)
@@ -761,7 +789,8 @@ is_listed(const struct sandbox *s, struct world *world, const Modal__Client__San
 		return false;
 	if (!text_empty(q->app_id) && !text_is(s->app_id, q->app_id))
 		return false;
-	if (!text_empty(q->environment_name) && app && !text_is(app->environment, q->environment_name))
+	if (!text_empty(q->environment_name) && app &&
+	    !text_is(app->environment, q->environment_name))
 		return false;
 	return has_tags(s, q->n_tags, q->tags);
 }
@@ -808,7 +837,8 @@ listed_fill(struct listed *l, const struct sandbox *s)
 	l->info.tags = tags_message(s);
 }
 
-/* Newest first, a page at a time; the client asks again before the last one's time until a page is empty. */
+/* Newest first, a page at a time; the client asks again before the last one's time until a page is
+ * empty. */
 static void
 sandbox_list_any(struct call *c, const Modal__Client__SandboxListRequest *q, bool with_v2)
 {
@@ -847,8 +877,8 @@ sandbox_list_v2(struct call *c, const void *request)
 
 /* -- tunnels */
 
-/* A sandbox with a network shares the host's, so an unencrypted port is reachable as it is.  Nothing here
- * ends TLS for a sandbox: encrypted ports are not listed. */
+/* A sandbox with a network shares the host's, so an unencrypted port is reachable as it is. Nothing
+ * here ends TLS for a sandbox: encrypted ports are not listed. */
 static void
 sandbox_get_tunnels(struct call *c, const void *request)
 {
@@ -884,12 +914,15 @@ sandbox_get_tunnels(struct call *c, const void *request)
 	free(tunnels);
 }
 
-#define BOTH(name, request, run) \
-	{ CONTROL(name), RPC_UNARY, false, CONTROL_REQUEST(request), run }, \
-	{ CONTROL(name "V2"), RPC_UNARY, true, CONTROL_REQUEST(request), run }
+#define BOTH(name, request, run)                                                                   \
+	{ CONTROL(name), RPC_UNARY, false, CONTROL_REQUEST(request), run },                        \
+	{                                                                                          \
+		CONTROL(name "V2"), RPC_UNARY, true, CONTROL_REQUEST(request), run                 \
+	}
 
 const struct rpc_method control_methods[] = {
-	{ CONTROL("SandboxCreate"), RPC_UNARY, false, CONTROL_REQUEST(sandbox_create), sandbox_create },
+	{ CONTROL("SandboxCreate"), RPC_UNARY, false, CONTROL_REQUEST(sandbox_create),
+	  sandbox_create },
 	{ CONTROL("SandboxCreateV2"), RPC_UNARY, true, CONTROL_REQUEST(sandbox_create_v2),
 	  sandbox_create_v2 },
 	{ CONTROL("TaskGetCommandRouterAccess"), RPC_UNARY, false,
@@ -906,7 +939,8 @@ const struct rpc_method control_methods[] = {
 	{ CONTROL("SandboxSetName"), RPC_UNARY, true, CONTROL_REQUEST(sandbox_set_name),
 	  sandbox_set_name },
 	{ CONTROL("SandboxList"), RPC_UNARY, false, CONTROL_REQUEST(sandbox_list), sandbox_list },
-	{ CONTROL("SandboxListV2"), RPC_UNARY, true, CONTROL_REQUEST(sandbox_list), sandbox_list_v2 },
+	{ CONTROL("SandboxListV2"), RPC_UNARY, true, CONTROL_REQUEST(sandbox_list),
+	  sandbox_list_v2 },
 	{ CONTROL("SandboxWaitUntilReady"), RPC_UNARY, false,
 	  CONTROL_REQUEST(sandbox_wait_until_ready), sandbox_wait_until_ready },
 	{ NULL, RPC_UNARY, false, NULL, NULL },

@@ -11,7 +11,7 @@ extern const struct rpc_method account_methods[];
 extern const struct rpc_method image_methods[];
 extern const struct rpc_method control_methods[];
 
-#define CONTROL(name) "/modal.client.ModalClient/" name
+#define CONTROL(name)	      "/modal.client.ModalClient/" name
 #define CONTROL_REQUEST(name) &modal__client__##name##_request__descriptor
 
 /* Token pair for every control-plane call, and x-modal-auth-token for V2 ones. */

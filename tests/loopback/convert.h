@@ -18,8 +18,8 @@ void convert_strings_free(char **strings);
 void convert_map(size_t count, Modal__Client__StringEntry *const *entries, struct env *env);
 /* These end the call and return false when a secret does not exist. */
 bool convert_secret_ids(struct call *c, size_t count, char *const *ids, struct env *env);
-bool convert_secret_sources(struct call *c, size_t count, Modal__Client__SecretSource *const *sources,
-			    struct env *env);
+bool convert_secret_sources(struct call *c, size_t count,
+			    Modal__Client__SecretSource *const *sources, struct env *env);
 
 /* Zeros when the terminal is not enabled. */
 void convert_terminal(const Modal__Client__PTYInfo *info, uint32_t *rows, uint32_t *columns);

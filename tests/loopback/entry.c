@@ -1,4 +1,5 @@
-/* entry.c -- the streams of a sandbox's own entrypoint: V1 through the control plane, V2 through the router. */
+/* entry.c -- the streams of a sandbox's own entrypoint: V1 through the control plane, V2 through
+ * the router. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,12 +24,13 @@ struct entry_call {
 	struct exec_watch exec_watch;
 	struct outlog_reader reader;
 	struct feed_write write;
-	struct bytes data;              /* being written */
+	struct bytes data; /* being written */
 	ev_timer timer;
-	int fd;                         /* 0 stdout, 1 stderr */
+	int fd; /* 0 stdout, 1 stderr */
 	uint64_t offset;
 	bool begun;
-	/* Called when the entrypoint has started, when the sandbox is over, and when there is output. */
+	/* Called when the entrypoint has started, when the sandbox is over, and when there is
+	 * output. */
 	void (*go)(struct entry_call *e);
 };
 
@@ -111,7 +113,8 @@ entry_call_new(struct call *c, struct sandbox *s, void (*go)(struct entry_call *
 	return e;
 }
 
-/* The log of the stream, attached at the offset or where what is kept begins.  False: there is none yet. */
+/* The log of the stream, attached at the offset or where what is kept begins.  False: there is none
+ * yet. */
 static bool
 log_attach(struct entry_call *e)
 {
@@ -160,7 +163,8 @@ logs_go(struct entry_call *e)
 
 	if (log_attach(e)) {
 		while ((len = outlog_run(&e->reader, &data)) > 0) {
-			char *text = text_clean(data, len < LOG_TEXT_LEN ? len : LOG_TEXT_LEN, &used);
+			char *text =
+				text_clean(data, len < LOG_TEXT_LEN ? len : LOG_TEXT_LEN, &used);
 
 			outlog_advance(&e->reader, used);
 			logs_send(e, text, false);
@@ -199,7 +203,8 @@ sandbox_get_logs(struct call *c, const void *request)
 
 /* -- V2: SandboxStdioReadV2 */
 
-/* The first message says where the stream really starts; an empty one would be an error to the SDKs. */
+/* The first message says where the stream really starts; an empty one would be an error to the
+ * SDKs. */
 static void
 stdio_go(struct entry_call *e)
 {
@@ -214,7 +219,10 @@ stdio_go(struct entry_call *e)
 		return;
 	}
 	while (rpc_may_send(e->c) && (len = outlog_run(&e->reader, &data)) > 0) {
-		union { const uint8_t *in; uint8_t *out; } bytes = { .in = data };
+		union {
+			const uint8_t *in;
+			uint8_t *out;
+		} bytes = { .in = data };
 
 		response.has_data = response.has_starting_offset = 1;
 		response.data = (ProtobufCBinaryData){ len, bytes.out };
@@ -257,7 +265,8 @@ static void
 on_written(struct feed_write *w, int result)
 {
 	/* Both answers are empty messages. */
-	Modal__Client__SandboxStdinWriteResponse response = MODAL__CLIENT__SANDBOX_STDIN_WRITE_RESPONSE__INIT;
+	Modal__Client__SandboxStdinWriteResponse response =
+		MODAL__CLIENT__SANDBOX_STDIN_WRITE_RESPONSE__INIT;
 	struct entry_call *e = w->arg;
 
 	sandbox_touch(e->s);
@@ -294,8 +303,12 @@ stdin_start(struct call *c, struct sandbox *s, uint64_t offset, const ProtobufCB
 	bytes_append(&e->data, data->data, data->len);
 	e->offset = offset;
 	e->write = (struct feed_write){
-		.offset = offset, .data = bytes_front(&e->data), .len = data->len, .eof = eof,
-		.on_done = on_written, .arg = e,
+		.offset = offset,
+		.data = bytes_front(&e->data),
+		.len = data->len,
+		.eof = eof,
+		.on_done = on_written,
+		.arg = e,
 	};
 	stdin_go(e);
 }
@@ -304,14 +317,15 @@ static void
 sandbox_stdin_write(struct call *c, const void *request)
 {
 	const Modal__Client__SandboxStdinWriteRequest *q = request;
-	Modal__Client__SandboxStdinWriteResponse response = MODAL__CLIENT__SANDBOX_STDIN_WRITE_RESPONSE__INIT;
+	Modal__Client__SandboxStdinWriteResponse response =
+		MODAL__CLIENT__SANDBOX_STDIN_WRITE_RESPONSE__INIT;
 	struct world *world = rpc_world(c);
 	struct sandbox *s = sandbox_find(&world->host, q->sandbox_id);
 
 	if (!s) {
 		rpc_end(c, STATUS_NOT_FOUND, "no sandbox %s", q->sandbox_id ? q->sandbox_id : "");
 	} else if (q->index && q->index <= s->stdin_index) {
-		rpc_reply(c, &response.base);   /* a repetition */
+		rpc_reply(c, &response.base); /* a repetition */
 	} else {
 		s->stdin_index = q->index;
 		stdin_start(c, s, UINT64_MAX, &q->input, q->eof);

@@ -15,8 +15,8 @@
 
 enum {
 	PIPE_LEN = 1024 * 1024,
-	EXECS_KEPT_MAX = 4096,          /* ended ones, per sandbox; many at once may wait for their waits */
-	LOGS_KEPT_LEN_MAX = 256 * 1024 * 1024   /* of ended execs, per sandbox */
+	EXECS_KEPT_MAX = 4096, /* ended ones, per sandbox; many at once may wait for their waits */
+	LOGS_KEPT_LEN_MAX = 256 * 1024 * 1024 /* of ended execs, per sandbox */
 };
 
 /* -- watching */
@@ -47,8 +47,8 @@ exec_unwatch(struct exec_watch *w)
 	w->exec = NULL;
 }
 
-/* Oldest first: calls are answered in the order in which they came.  A watcher may unwatch itself and others,
- * so the search starts anew after each. */
+/* Oldest first: calls are answered in the order in which they came.  A watcher may unwatch itself
+ * and others, so the search starts anew after each. */
 static void
 exec_tell(struct exec *x)
 {
@@ -90,7 +90,7 @@ pipe_make(struct exec *x, int i, int *their)
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return -errno;
-	fcntl(ends[0], F_SETPIPE_SZ, PIPE_LEN);         /* fails for users over their quota: smaller */
+	fcntl(ends[0], F_SETPIPE_SZ, PIPE_LEN); /* fails for users over their quota: smaller */
 	fd_set_nonblock(ends[mine]);
 	x->fds[i] = ends[mine];
 	their[i] = ends[!mine];
@@ -155,7 +155,7 @@ execs_retire(struct sandbox *s)
 {
 	size_t kept_len = 0, kept = 0;
 
-	for (struct exec **at = &s->execs, *x; (x = *at); ) {
+	for (struct exec **at = &s->execs, *x; (x = *at);) {
 		bool unused = x->state == EXEC_ENDED && !x->watches && x != s->entry &&
 			      outlog_has_ended(x->out[0]) && outlog_has_ended(x->out[1]);
 

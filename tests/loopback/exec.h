@@ -13,21 +13,21 @@ struct outlog;
 struct sandbox;
 
 struct exec_spec {
-	const char *id;                 /* chosen by the client; NULL for the entrypoint */
+	const char *id; /* chosen by the client; NULL for the entrypoint */
 	char *const *argv, *const *env;
 	const char *workdir;
-	uint32_t rows, columns;         /* 0 = no terminal */
-	bool discard_out[2];            /* stdout, stderr go to /dev/null */
-	uint32_t timeout_s;             /* 0 = none */
-	bool is_internal;               /* no client's: does not keep an idle sandbox alive */
+	uint32_t rows, columns; /* 0 = no terminal */
+	bool discard_out[2];	/* stdout, stderr go to /dev/null */
+	uint32_t timeout_s;	/* 0 = none */
+	bool is_internal;	/* no client's: does not keep an idle sandbox alive */
 };
 
 enum exec_state { EXEC_STARTING, EXEC_RUNNING, EXEC_ENDED, EXEC_FAILED };
 
 struct exec_watch {
 	struct exec_watch *next, *prev;
-	struct exec *exec;              /* NULL when not watching */
-	uint32_t round;                 /* the last one it was told */
+	struct exec *exec; /* NULL when not watching */
+	uint32_t round;	   /* the last one it was told */
 	void (*on_change)(struct exec_watch *w);
 	void *arg;
 };
@@ -36,19 +36,19 @@ struct exec {
 	struct exec *next;
 	struct sandbox *sandbox;
 	char *id;
-	uint32_t number;                /* the id that process 1 knows it by */
+	uint32_t number; /* the id that process 1 knows it by */
 	enum exec_state state;
-	int start_errno;                /* EXEC_FAILED: why */
-	int wait_status;                /* EXEC_ENDED: as waitpid gives it */
-	bool lost;                      /* the sandbox is over: on_change is called for the last time */
-	int fds[3];                     /* our ends until it is started; -1 = /dev/null */
+	int start_errno; /* EXEC_FAILED: why */
+	int wait_status; /* EXEC_ENDED: as waitpid gives it */
+	bool lost;	 /* the sandbox is over: on_change is called for the last time */
+	int fds[3];	 /* our ends until it is started; -1 = /dev/null */
 	bool terminal, is_internal;
-	struct feed *in;                /* from EXEC_RUNNING on, like the logs */
+	struct feed *in; /* from EXEC_RUNNING on, like the logs */
 	struct outlog *out[2];
 	ev_timer timeout, start_delay;
 	struct exec_watch *watches;
 	uint32_t round;
-	void *stdin_stream;             /* the call that streams stdin, if any; router.c's */
+	void *stdin_stream; /* the call that streams stdin, if any; router.c's */
 };
 
 /* Returns 0 or -errno; the exec is in its sandbox's list. */

@@ -9,7 +9,7 @@
 
 enum {
 	CONNECTION_WINDOW_LEN = 64 * 1024 * 1024,
-	RECEIVE_WINDOW_LEN = 16 * 1024 * 1024,          /* per stream */
+	RECEIVE_WINDOW_LEN = 16 * 1024 * 1024, /* per stream */
 	STREAMS_MAX = 10000,
 	HEADERS_MAX = 64,
 	HEADER_BYTES_MAX = 64 * 1024,
@@ -33,7 +33,7 @@ struct h2_stream {
 	struct h2_stream *next, *prev;
 	struct h2 *h2;
 	int32_t id;
-	void *user;                     /* NULL until the headers are complete */
+	void *user; /* NULL until the headers are complete */
 	struct h2_header headers[HEADERS_MAX];
 	int header_count;
 	size_t header_bytes;
@@ -67,8 +67,8 @@ on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *arg
 }
 
 static int
-on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_len,
-	  const uint8_t *value, size_t value_len, uint8_t flags, void *arg)
+on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
+	  size_t name_len, const uint8_t *value, size_t value_len, uint8_t flags, void *arg)
 {
 	struct h2_stream *s = stream_of(session, frame->hd.stream_id);
 	struct h2_header *header;
@@ -117,7 +117,8 @@ on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data
 	struct h2_stream *s = stream_of(session, id);
 
 	(void)flags;
-	/* The connection's own window is opened at once: one stalled stream must not stop the others. */
+	/* The connection's own window is opened at once: one stalled stream must not stop the
+	 * others. */
 	nghttp2_session_consume_connection(session, len);
 	if (s && s->user)
 		h2->server->user->on_data(s->user, data, len);
@@ -196,7 +197,10 @@ static void
 fields_convert(const struct h2_field *fields, int count, nghttp2_nv *nv)
 {
 	for (int i = 0; i < count; i++) {
-		union { const char *in; uint8_t *out; } name, value;
+		union {
+			const char *in;
+			uint8_t *out;
+		} name, value;
 
 		name.in = fields[i].name;
 		value.in = fields[i].value;
@@ -249,7 +253,7 @@ on_body_len(nghttp2_session *session, uint8_t type, int32_t id, int32_t connecti
 	(void)id;
 	(void)arg;
 	if (frame_len_max > 128 * 1024)
-		frame_len_max = 128 * 1024;     /* must fit a stage of the wire */
+		frame_len_max = 128 * 1024; /* must fit a stage of the wire */
 	return len < (int32_t)frame_len_max ? len : (int32_t)frame_len_max;
 }
 
@@ -329,7 +333,8 @@ h2_reset(struct h2_stream *s)
 }
 
 void
-h2_each(struct h2_server *server, void (*visit)(struct h2_stream *s, void *user, void *arg), void *arg)
+h2_each(struct h2_server *server, void (*visit)(struct h2_stream *s, void *user, void *arg),
+	void *arg)
 {
 	for (struct h2 *h2 = server->connections; h2; h2 = h2->next) {
 		for (struct h2_stream *s = h2->streams; s; s = s->next) {
@@ -347,8 +352,8 @@ h2_go_away(struct h2_server *server, bool now)
 			nghttp2_session_terminate_session(h2->session, NGHTTP2_NO_ERROR);
 		else
 			nghttp2_submit_goaway(h2->session, NGHTTP2_FLAG_NONE,
-					      nghttp2_session_get_last_proc_stream_id(h2->session), NGHTTP2_NO_ERROR,
-					      NULL, 0);
+					      nghttp2_session_get_last_proc_stream_id(h2->session),
+					      NGHTTP2_NO_ERROR, NULL, 0);
 		wire_wants_flush(h2->wire);
 	}
 }

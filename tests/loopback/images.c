@@ -1,4 +1,5 @@
-/* images.c -- images: looked up or built by recipe, from an id, by tag.  The work of a build is build.c's. */
+/* images.c -- images: looked up or built by recipe, from an id, by tag.  The work of a build is
+ * build.c's. */
 #include "tests/loopback/control.h"
 
 #include <stdio.h>
@@ -20,9 +21,10 @@ static void
 result_of(const struct image *image, Modal__Client__GenericResult *result)
 {
 	result->has_status = 1;
-	result->status = image->state == IMAGE_READY ?
-			 MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_SUCCESS :
-			 MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_FAILURE;
+	result->status =
+		image->state == IMAGE_READY ?
+			MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_SUCCESS :
+			MODAL__CLIENT__GENERIC_RESULT__GENERIC_STATUS__GENERIC_STATUS_FAILURE;
 	result->exception = image->exception;
 }
 
@@ -37,8 +39,8 @@ recipe_text(const Modal__Client__ImageGetOrCreateRequest *q)
 
 	bytes_append_text(&b, q->builder_version ? q->builder_version : "");
 	for (size_t i = 0; i < image->n_base_images; i++)
-		bytes_append_text(&b, image->base_images[i]->image_id ?
-				      image->base_images[i]->image_id : "");
+		bytes_append_text(
+			&b, image->base_images[i]->image_id ? image->base_images[i]->image_id : "");
 	for (size_t i = 0; i < image->n_dockerfile_commands; i++)
 		bytes_append_text(&b, image->dockerfile_commands[i]);
 	for (size_t i = 0; i < image->n_secret_ids; i++)
@@ -81,7 +83,8 @@ static struct image *
 image_build(struct call *c, const Modal__Client__ImageGetOrCreateRequest *q, char *recipe)
 {
 	struct build_spec spec = {
-		.global = q->namespace_ == MODAL__CLIENT__DEPLOYMENT_NAMESPACE__DEPLOYMENT_NAMESPACE_GLOBAL,
+		.global = q->namespace_ ==
+			  MODAL__CLIENT__DEPLOYMENT_NAMESPACE__DEPLOYMENT_NAMESPACE_GLOBAL,
 		.line_count = q->image->n_dockerfile_commands,
 		.lines = q->image->dockerfile_commands,
 	};
@@ -110,7 +113,8 @@ image_get_or_create(struct call *c, const void *request)
 	char *recipe;
 
 	if (!q->image || !app_find(rpc_world(c), q->app_id)) {
-		rpc_end(c, q->image ? STATUS_NOT_FOUND : STATUS_INVALID_ARGUMENT, "no image or no app");
+		rpc_end(c, q->image ? STATUS_NOT_FOUND : STATUS_INVALID_ARGUMENT,
+			"no image or no app");
 		return;
 	}
 	if (!layers_exist(c, q->image))
@@ -132,8 +136,8 @@ image_get_or_create(struct call *c, const void *request)
 
 /* -- ImageJoinStreaming */
 
-/* One client that follows a build.  Entry ids are offsets into the log, so a client that comes back gets the
- * rest. */
+/* One client that follows a build.  Entry ids are offsets into the log, so a client that comes back
+ * gets the rest. */
 struct join {
 	struct call *c;
 	struct image *image;
@@ -320,7 +324,8 @@ static struct image *
 image_find_tag(struct world *world, const char *tag, const char *environment)
 {
 	for (struct image *i = world->images; i; i = i->next) {
-		if (text_is(i->tag, tag) && text_is(i->tag_environment, environment ? environment : ""))
+		if (text_is(i->tag, tag) &&
+		    text_is(i->tag_environment, environment ? environment : ""))
 			return i;
 	}
 	return NULL;
@@ -330,7 +335,8 @@ static void
 image_get_by_tag(struct call *c, const void *request)
 {
 	const Modal__Client__ImageGetByTagRequest *q = request;
-	Modal__Client__ImageGetByTagResponse response = MODAL__CLIENT__IMAGE_GET_BY_TAG_RESPONSE__INIT;
+	Modal__Client__ImageGetByTagResponse response =
+		MODAL__CLIENT__IMAGE_GET_BY_TAG_RESPONSE__INIT;
 	char *tag = tag_complete(q->tag ? q->tag : "");
 	struct image *image = image_find_tag(rpc_world(c), tag, q->environment_name);
 
@@ -396,7 +402,8 @@ const struct rpc_method image_methods[] = {
 	{ CONTROL("ImageFromId"), RPC_UNARY, false, CONTROL_REQUEST(image_from_id), image_from_id },
 	{ CONTROL("ImageGetByTag"), RPC_UNARY, false, CONTROL_REQUEST(image_get_by_tag),
 	  image_get_by_tag },
-	{ CONTROL("ImagePublish"), RPC_UNARY, false, CONTROL_REQUEST(image_publish), image_publish },
+	{ CONTROL("ImagePublish"), RPC_UNARY, false, CONTROL_REQUEST(image_publish),
+	  image_publish },
 	{ CONTROL("ImageDelete"), RPC_UNARY, false, CONTROL_REQUEST(image_delete), image_delete },
 	{ NULL, RPC_UNARY, false, NULL, NULL },
 };

@@ -37,7 +37,7 @@ struct child {
 struct init {
 	int socket, signals;
 	struct bytes in;
-	int fds[FDS_WAITING_MAX];       /* received, their frames not yet handled */
+	int fds[FDS_WAITING_MAX]; /* received, their frames not yet handled */
 	size_t fd_count;
 	struct child *children;
 	size_t child_count, child_cap;
@@ -55,13 +55,15 @@ struct start {
 	const char *cwd;
 	char **argv, **env;
 	int stdio[3];
-	int terminal;                   /* master side, or -1 */
+	int terminal; /* master side, or -1 */
 };
 
-/* What a container gives its root: enough for package managers and su, nothing that reaches out of it. */
+/* What a container gives its root: enough for package managers and su, nothing that reaches out of
+ * it. */
 static const int capabilities_kept[] = {
-	CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FSETID, CAP_FOWNER, CAP_NET_RAW, CAP_SETGID, CAP_SETUID,
-	CAP_SETFCAP, CAP_SETPCAP, CAP_NET_BIND_SERVICE, CAP_SYS_CHROOT, CAP_KILL, CAP_AUDIT_WRITE,
+	CAP_CHOWN,	CAP_DAC_OVERRIDE, CAP_FSETID,	   CAP_FOWNER,	CAP_NET_RAW,
+	CAP_SETGID,	CAP_SETUID,	  CAP_SETFCAP,	   CAP_SETPCAP, CAP_NET_BIND_SERVICE,
+	CAP_SYS_CHROOT, CAP_KILL,	  CAP_AUDIT_WRITE,
 };
 
 /* -- frames */
@@ -85,7 +87,10 @@ static char *
 take_text(struct reader *r)
 {
 	size_t len = strnlen((const char *)r->at, r->left);
-	union { const uint8_t *in; char *out; } text = { .in = r->at };
+	union {
+		const uint8_t *in;
+		char *out;
+	} text = { .in = r->at };
 
 	if (len == r->left) {
 		r->bad = true;
@@ -191,8 +196,7 @@ child_exec(const struct start *s)
 }
 
 /* Runs in the memory of its parent, which sleeps: nothing here may return or allocate. */
-static void __attribute__((noreturn))
-child_run(const struct start *s, volatile int *ret_errno)
+static void __attribute__((noreturn)) child_run(const struct start *s, volatile int *ret_errno)
 {
 	setsid();
 	child_signals();
@@ -204,8 +208,7 @@ child_run(const struct start *s, volatile int *ret_errno)
 	_exit(127);
 }
 
-static pid_t __attribute__((noinline))
-child_start(const struct start *s, int *ret_errno)
+static pid_t __attribute__((noinline)) child_start(const struct start *s, int *ret_errno)
 {
 	volatile int error = 0;
 	pid_t pid = vfork();
@@ -221,8 +224,8 @@ child_remember(struct init *init, pid_t pid, uint32_t id)
 {
 	if (init->child_count == init->child_cap) {
 		init->child_cap += CHILDREN_STEP;
-		init->children = mem_resize(init->children,
-					    init->child_cap * sizeof *init->children);
+		init->children =
+			mem_resize(init->children, init->child_cap * sizeof *init->children);
 	}
 	init->children[init->child_count++] = (struct child){ pid, id };
 }
@@ -395,8 +398,8 @@ frame_handle(struct init *init, const struct init_header *h, struct reader *r, c
 		answer(init, INIT_DONE, h->id, umount2(target, MNT_DETACH) < 0 ? errno : 0, NULL);
 		return 0;
 	case INIT_NETWORK:
-		answer(init, INIT_DONE, h->id,
-		       network_set(take_u32(r) != 0, fds, h->fd_count), NULL);
+		answer(init, INIT_DONE, h->id, network_set(take_u32(r) != 0, fds, h->fd_count),
+		       NULL);
 		return 0;
 	case INIT_READY:
 	case INIT_STARTED:
@@ -407,7 +410,8 @@ frame_handle(struct init *init, const struct init_header *h, struct reader *r, c
 	return -EBADMSG;
 }
 
-/* Handles the first frame if it is complete.  Returns 1, 0 when more bytes are needed, or -errno. */
+/* Handles the first frame if it is complete.  Returns 1, 0 when more bytes are needed, or -errno.
+ */
 static int
 frame_take(struct init *init)
 {
@@ -493,7 +497,8 @@ init_main(int socket)
 {
 	struct init init = { .socket = socket, .signals = signals_open() };
 	struct pollfd polls[2] = {
-		{ .fd = init.socket, .events = POLLIN }, { .fd = init.signals, .events = POLLIN },
+		{ .fd = init.socket, .events = POLLIN },
+		{ .fd = init.signals, .events = POLLIN },
 	};
 
 	fcntl(socket, F_SETFD, FD_CLOEXEC);

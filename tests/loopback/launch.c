@@ -18,26 +18,35 @@ enum { ARGS_MAX = 256, HOSTNAME_TAIL_LEN = 10 };
 
 /* Nothing here is private to the host. */
 static const char *const etc_copied[] = {
-	"passwd", "group", "nsswitch.conf", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives",
-	"localtime", "timezone", "mime.types", "services", "protocols", "profile", "profile.d",
-	"bash.bashrc", "inputrc", "terminfo", "resolv.conf", "debian_version", "os-release", "issue",
-	"skel", "shells", "login.defs", "perl", "python3", "python3.11", "gai.conf", "host.conf",
-	"magic", "magic.mime", "environment", "locale.alias", "locale.gen", "mailcap", "ca-certificates",
-	"xattr.conf", "vim", "gitconfig", "ethertypes", "rpc", "networks", "java-11-openjdk",
-	"java-17-openjdk", "fonts", "emacs", "manpath.config", "nanorc", "wgetrc",
-	"ssl/certs", "ssl/openssl.cnf",
+	"passwd",	"group",	"nsswitch.conf",   "ld.so.cache",
+	"ld.so.conf",	"ld.so.conf.d", "alternatives",	   "localtime",
+	"timezone",	"mime.types",	"services",	   "protocols",
+	"profile",	"profile.d",	"bash.bashrc",	   "inputrc",
+	"terminfo",	"resolv.conf",	"debian_version",  "os-release",
+	"issue",	"skel",		"shells",	   "login.defs",
+	"perl",		"python3",	"python3.11",	   "gai.conf",
+	"host.conf",	"magic",	"magic.mime",	   "environment",
+	"locale.alias", "locale.gen",	"mailcap",	   "ca-certificates",
+	"xattr.conf",	"vim",		"gitconfig",	   "ethertypes",
+	"rpc",		"networks",	"java-11-openjdk", "java-17-openjdk",
+	"fonts",	"emacs",	"manpath.config",  "nanorc",
+	"wgetrc",	"ssl/certs",	"ssl/openssl.cnf",
 };
 
 static const struct {
 	const char *path;
 	mode_t mode;
 } folders[] = {
-	{ "root", 0700 }, { "home", 0755 }, { "tmp", 01777 }, { "opt", 0755 }, { "srv", 0755 },
-	{ "mnt", 0755 }, { "media", 0755 }, { "run", 0755 }, { "run/lock", 01777 }, { "dev", 0755 },
-	{ "proc", 0755 }, { "sys", 0755 }, { "usr", 0755 }, { "boot", 0755 }, { "workspace", 0755 },
-	{ "__modal", 0755 }, { "etc", 0755 }, { "etc/ssl", 0755 }, { "var", 0755 }, { "var/tmp", 01777 },
-	{ "var/log", 0755 }, { "var/lib", 0755 }, { "var/cache", 0755 }, { "var/spool", 0755 },
-	{ "var/mail", 0755 }, { "var/local", 0755 }, { "var/opt", 0755 }, { "var/backups", 0755 },
+	{ "root", 0700 },	 { "home", 0755 },	{ "tmp", 01777 },
+	{ "opt", 0755 },	 { "srv", 0755 },	{ "mnt", 0755 },
+	{ "media", 0755 },	 { "run", 0755 },	{ "run/lock", 01777 },
+	{ "dev", 0755 },	 { "proc", 0755 },	{ "sys", 0755 },
+	{ "usr", 0755 },	 { "boot", 0755 },	{ "workspace", 0755 },
+	{ "__modal", 0755 },	 { "etc", 0755 },	{ "etc/ssl", 0755 },
+	{ "var", 0755 },	 { "var/tmp", 01777 },	{ "var/log", 0755 },
+	{ "var/lib", 0755 },	 { "var/cache", 0755 }, { "var/spool", 0755 },
+	{ "var/mail", 0755 },	 { "var/local", 0755 }, { "var/opt", 0755 },
+	{ "var/backups", 0755 },
 };
 
 /* Of the merged /usr; a host with real directories there shows them read-only instead. */
@@ -92,7 +101,8 @@ base_usr_link(const char *base, const char *name)
 
 	if (lstat(from, &st) == 0)
 		r = S_ISLNK(st.st_mode) ? tree_copy_entry(from, to) :
-		    mkdir(to, 0755) < 0 ? -errno : 0;
+		    mkdir(to, 0755) < 0 ? -errno :
+					  0;
 	free(from);
 	free(to);
 	return r;
@@ -189,7 +199,9 @@ args_namespaces(struct args *a, const struct sandbox *s, const char *hostname)
 static void
 args_usr(struct args *a)
 {
-	static const char *const real[] = { "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32" };
+	static const char *const real[] = {
+		"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"
+	};
 	struct stat st;
 
 	args3(a, "--ro-bind", "/usr", "/usr");
@@ -248,7 +260,8 @@ root_make(const struct sandbox *s, const char *hostname)
 	return r < 0 ? r : root_name(s, hostname);
 }
 
-/* stdin from nowhere, what bwrap has to say into the sandbox's log; never into a command's output. */
+/* stdin from nowhere, what bwrap has to say into the sandbox's log; never into a command's output.
+ */
 static void
 child_stdio(const struct sandbox *s)
 {
@@ -261,14 +274,16 @@ child_stdio(const struct sandbox *s)
 	dup2(log, 2);
 }
 
-static void __attribute__((noreturn))
-child_run(struct sandbox *s, int socket)
+static void __attribute__((noreturn)) child_run(struct sandbox *s, int socket)
 {
 	struct args a = { .count = 0 };
-	union { const char **in; char **out; } argv = { .in = a.list };
+	union {
+		const char **in;
+		char **out;
+	} argv = { .in = a.list };
 	size_t tail = strlen(s->task_id);
-	char *hostname = text_format("modal-%s", s->task_id + (tail > HOSTNAME_TAIL_LEN ?
-							       tail - HOSTNAME_TAIL_LEN : 0));
+	char *hostname = text_format(
+		"modal-%s", s->task_id + (tail > HOSTNAME_TAIL_LEN ? tail - HOSTNAME_TAIL_LEN : 0));
 	int r;
 
 	child_stdio(s);

@@ -28,8 +28,12 @@
 #include "tests/loopback/world.h"
 
 enum {
-	JWT_LIFE_S = 1200, SHARES_MAX = 32, LATENCY_MS_MAX = 60000, STRICT_START_DELAY_MS = 3,
-	EXIT_USAGE = 2, TOKEN_FILE_LEN_MAX = 4096
+	JWT_LIFE_S = 1200,
+	SHARES_MAX = 32,
+	LATENCY_MS_MAX = 60000,
+	STRICT_START_DELAY_MS = 3,
+	EXIT_USAGE = 2,
+	TOKEN_FILE_LEN_MAX = 4096
 };
 
 static const char state_mark[] = ".modalsh-loopback";
@@ -44,27 +48,27 @@ struct options {
 };
 
 static const char help[] =
-"modalsh-loopback: Modal's sandbox API on 127.0.0.1, FOR TRYING AND TESTING ONLY.\n"
-"Sandboxes are bubblewrap sandboxes on this machine; images are this machine's /usr.\n"
-"\n"
-"usage: modalsh-loopback --state-dir DIR [options]\n"
-"  --listen 127.0.0.1:PORT  where to listen; 0 = any free port (default). TLS and plaintext HTTP/2\n"
-"                           on the same port; no other address is accepted\n"
-"  --advertise 127.0.0.1:PORT  the address in router URLs, for a proxy in front (default: --listen)\n"
-"  --port-file FILE         write the port there when listening\n"
-"  --ca-file FILE           write the throw-away CA certificate (PEM) there\n"
-"  --ready-fd N             write a line to descriptor N and close it when listening\n"
-"  --state-dir DIR          roots of sandboxes, snapshots, volumes; emptied at the end\n"
-"  --share DIR              show DIR, read-write, at the same path in every sandbox; repeatable\n"
-"  --token-file FILE        first line token id, second line token secret; without it the environment\n"
-"                           variables MODAL_TOKEN_ID and MODAL_TOKEN_SECRET say what clients must send\n"
-"  --jwt-seconds N          life-time of the tokens that are handed out (default 1200)\n"
-"  --jwt-cut-streams        end open calls when their token expires\n"
-"  --latency-ms N           deliver every byte N ms late, each way: a round trip takes 2N ms longer,\n"
-"                           a TLS 1.3 handshake too; TCP's own handshake does not\n"
-"  --strict-order           NOT_FOUND for calls about an exec that has not finished starting\n"
-"  --faults FIFO            obey the lines written there; see tests/loopback/faults.h\n"
-"  --unary-stdin-only       UNIMPLEMENTED for TaskExecStdinWriteStream\n";
+	"modalsh-loopback: Modal's sandbox API on 127.0.0.1, FOR TRYING AND TESTING ONLY.\n"
+	"Sandboxes are bubblewrap sandboxes on this machine; images are this machine's /usr.\n"
+	"\n"
+	"usage: modalsh-loopback --state-dir DIR [options]\n"
+	"  --listen 127.0.0.1:PORT  where to listen; 0 = any free port (default). TLS and plaintext HTTP/2\n"
+	"                           on the same port; no other address is accepted\n"
+	"  --advertise 127.0.0.1:PORT  the address in router URLs, for a proxy in front (default: --listen)\n"
+	"  --port-file FILE         write the port there when listening\n"
+	"  --ca-file FILE           write the throw-away CA certificate (PEM) there\n"
+	"  --ready-fd N             write a line to descriptor N and close it when listening\n"
+	"  --state-dir DIR          roots of sandboxes, snapshots, volumes; emptied at the end\n"
+	"  --share DIR              show DIR, read-write, at the same path in every sandbox; repeatable\n"
+	"  --token-file FILE        first line token id, second line token secret; without it the environment\n"
+	"                           variables MODAL_TOKEN_ID and MODAL_TOKEN_SECRET say what clients must send\n"
+	"  --jwt-seconds N          life-time of the tokens that are handed out (default 1200)\n"
+	"  --jwt-cut-streams        end open calls when their token expires\n"
+	"  --latency-ms N           deliver every byte N ms late, each way: a round trip takes 2N ms longer,\n"
+	"                           a TLS 1.3 handshake too; TCP's own handshake does not\n"
+	"  --strict-order           NOT_FOUND for calls about an exec that has not finished starting\n"
+	"  --faults FIFO            obey the lines written there; see tests/loopback/faults.h\n"
+	"  --unary-stdin-only       UNIMPLEMENTED for TaskExecStdinWriteStream\n";
 
 /* -- options */
 
@@ -108,9 +112,21 @@ share_add(struct options *o, const char *path)
 }
 
 enum option_code {
-	OPTION_LISTEN = 1, OPTION_PORT_FILE, OPTION_CA_FILE, OPTION_READY_FD, OPTION_STATE_DIR,
-	OPTION_SHARE, OPTION_TOKEN_FILE, OPTION_JWT_SECONDS, OPTION_JWT_CUT, OPTION_LATENCY,
-	OPTION_STRICT, OPTION_UNARY, OPTION_ADVERTISE, OPTION_FAULTS, OPTION_HELP
+	OPTION_LISTEN = 1,
+	OPTION_PORT_FILE,
+	OPTION_CA_FILE,
+	OPTION_READY_FD,
+	OPTION_STATE_DIR,
+	OPTION_SHARE,
+	OPTION_TOKEN_FILE,
+	OPTION_JWT_SECONDS,
+	OPTION_JWT_CUT,
+	OPTION_LATENCY,
+	OPTION_STRICT,
+	OPTION_UNARY,
+	OPTION_ADVERTISE,
+	OPTION_FAULTS,
+	OPTION_HELP
 };
 
 static const struct option option_table[] = {
@@ -329,7 +345,8 @@ world_init(struct world *world, struct options *o)
 	if (n < 0)
 		fail("/proc/self/exe", -errno);
 	if (token_load(world, o->token_file) < 0)
-		fail("MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or --token-file, must say both", -EINVAL);
+		fail("MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, or --token-file, must say both",
+		     -EINVAL);
 	if ((r = state_open(o->state_dir)) < 0)
 		fail(o->state_dir, r);
 	if (!realpath(o->state_dir, state_dir))
@@ -366,7 +383,8 @@ announce(const struct options *o, const struct world *world, const struct tls_se
 		fail(o->ca_file, r);
 	if (o->port_file && (r = file_write(o->port_file, text)) < 0)
 		fail(o->port_file, r);
-	fprintf(stderr, "modalsh-loopback: for trying and testing only; Modal's API on 127.0.0.1:%u\n",
+	fprintf(stderr,
+		"modalsh-loopback: for trying and testing only; Modal's API on 127.0.0.1:%u\n",
 		world->port);
 	if (o->ready_fd >= 0) {
 		if (write(o->ready_fd, text, strlen(text)) < 0)
@@ -381,12 +399,14 @@ serve(struct options *o)
 {
 	static const struct rpc_method *const tables[] = {
 		account_methods, image_methods, control_methods, router_methods, entry_methods,
-		task_methods, NULL,
+		task_methods,	 NULL,
 	};
 	struct world world = { 0 };
 	struct rpc_server rpc = { .tables = tables, .admit = control_admit, .world = &world };
 	struct h2_server h2 = { .user = &rpc_h2_user, .arg = &rpc };
-	struct wire_options wire = { .latency_ms = o->latency_ms, .user = &h2_wire_user, .user_arg = &h2 };
+	struct wire_options wire = { .latency_ms = o->latency_ms,
+				     .user = &h2_wire_user,
+				     .user_arg = &h2 };
 	struct wire_listener *listener;
 	struct faults *faults = NULL;
 	ev_signal signals[2];

@@ -17,10 +17,11 @@ struct outlog {
 	ev_io readable;
 	bool ended;
 	uint64_t start, head;
-	uint64_t read_max;              /* the furthest that any reader has come */
+	uint64_t read_max; /* the furthest that any reader has come */
 	struct outlog_reader *readers;
-	size_t kept;                    /* bytes in blocks */
-	uint8_t *blocks[BLOCKS];        /* block n holds the bytes from n * BLOCK_LEN, modulo the kept length */
+	size_t kept;		 /* bytes in blocks */
+	uint8_t *blocks[BLOCKS]; /* block n holds the bytes from n * BLOCK_LEN, modulo the kept
+				    length */
 };
 
 static uint8_t **
@@ -131,7 +132,7 @@ on_readable(struct ev_loop *loop, ev_io *io, int events)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
-		outlog_end(log);        /* EIO is how a terminal says that all its users have left */
+		outlog_end(log); /* EIO is how a terminal says that all its users have left */
 		return;
 	}
 	log->head += (uint64_t)n;

@@ -12,7 +12,7 @@ struct probe {
 	struct sandbox *sandbox;
 	char **argv;
 	ev_timer timer;
-	struct exec *exec;              /* the try in progress */
+	struct exec *exec; /* the try in progress */
 	struct exec_watch watch;
 };
 
@@ -45,8 +45,11 @@ on_timer(struct ev_loop *loop, ev_timer *timer, int events)
 {
 	struct probe *p = timer->data;
 	struct exec_spec spec = {
-		.argv = p->argv, .env = p->sandbox->spec.env, .workdir = p->sandbox->spec.workdir,
-		.discard_out = { true, true }, .is_internal = true,
+		.argv = p->argv,
+		.env = p->sandbox->spec.env,
+		.workdir = p->sandbox->spec.workdir,
+		.discard_out = { true, true },
+		.is_internal = true,
 	};
 
 	(void)loop;

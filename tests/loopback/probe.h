@@ -7,9 +7,9 @@
 struct probe;
 struct sandbox;
 
-/* Takes over argv (NULL-terminated).  The sandbox is ready, and its watchers hear of it, when the command has
- * succeeded. */
+/* Takes over argv (NULL-terminated).  The sandbox is ready, and its watchers hear of it, when the
+ * command has succeeded. */
 struct probe *probe_start(struct sandbox *s, char **argv, uint32_t interval_ms);
-void probe_free(struct probe *p);       /* NULL is fine */
+void probe_free(struct probe *p); /* NULL is fine */
 
 #endif

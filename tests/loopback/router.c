@@ -15,9 +15,9 @@
 #include "tests/loopback/world.h"
 
 enum {
-	ARGV_LEN_MAX = 131072,          /* where Modal's router begins to refuse */
+	ARGV_LEN_MAX = 131072, /* where Modal's router begins to refuse */
 	BEARER_LEN = 7,
-	DATA_FIELD = (2 << 3) | 2       /* TaskExecStdinWriteStreamRequest.data */
+	DATA_FIELD = (2 << 3) | 2 /* TaskExecStdinWriteStreamRequest.data */
 };
 
 /* One call about one exec.  It lives until the call is over. */
@@ -28,8 +28,8 @@ struct exec_call {
 	/* Called when the exec has started, and again whenever its state changes. */
 	void (*go)(struct exec_call *e);
 	bool is_start, begun;
-	uint64_t offset;                /* where to read or write */
-	int fd;                         /* 0 stdout, 1 stderr */
+	uint64_t offset; /* where to read or write */
+	int fd;		 /* 0 stdout, 1 stderr */
 	struct outlog_reader reader;
 	struct feed_write write;
 	Modal__TaskCommandRouter__TaskExecStdinWriteRequest *stdin_write;
@@ -42,8 +42,8 @@ router_admit_any(struct call *c, const char *task_id)
 {
 	struct world *world = rpc_world(c);
 	const char *header = rpc_header(c, "authorization");
-	const char *token = header && strncmp(header, "Bearer ", BEARER_LEN) == 0 ?
-			    header + BEARER_LEN : NULL;
+	const char *token =
+		header && strncmp(header, "Bearer ", BEARER_LEN) == 0 ? header + BEARER_LEN : NULL;
 	double left_s = jwt_check(&world->jwt, token, "router", task_id ? task_id : "");
 	struct sandbox *s;
 
@@ -128,7 +128,8 @@ exec_call_new(struct call *c, struct exec *x, void (*go)(struct exec_call *e))
 	return e;
 }
 
-/* The caller fills in what go() needs, then calls exec_call_run().  NULL: the call has been ended. */
+/* The caller fills in what go() needs, then calls exec_call_run().  NULL: the call has been ended.
+ */
 static struct exec_call *
 exec_call_open(struct call *c, const char *task_id, const char *exec_id,
 	       void (*go)(struct exec_call *e))
@@ -181,7 +182,9 @@ start_is_valid(struct call *c, const Modal__TaskCommandRouter__TaskExecStartRequ
 		rpc_end(c, STATUS_INVALID_ARGUMENT, "exec_id is empty");
 	else if (!text_empty(q->workdir) && q->workdir[0] != '/')
 		rpc_end(c, STATUS_INVALID_ARGUMENT, "workdir must be absolute");
-	else if (q->stderr_config == MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDERR_CONFIG__TASK_EXEC_STDERR_CONFIG_STDOUT)
+	else if (
+		q->stderr_config ==
+		MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDERR_CONFIG__TASK_EXEC_STDERR_CONFIG_STDOUT)
 		rpc_end(c, STATUS_INVALID_ARGUMENT, "stderr cannot be merged into stdout");
 	else if (!text_empty(q->container_id))
 		rpc_end(c, STATUS_NOT_FOUND, "no container %s", q->container_id);
@@ -214,7 +217,8 @@ start_env(struct call *c, const struct sandbox *s,
 }
 
 static void
-start_new(struct call *c, struct sandbox *s, const Modal__TaskCommandRouter__TaskExecStartRequest *q)
+start_new(struct call *c, struct sandbox *s,
+	  const Modal__TaskCommandRouter__TaskExecStartRequest *q)
 {
 	struct env env = { 0 };
 	char **argv = convert_strings(q->n_command_args, q->command_args);
@@ -296,7 +300,9 @@ source_ended(void *arg)
 }
 
 static const struct rpc_source log_source = {
-	.run = source_run, .advance = source_advance, .ended = source_ended,
+	.run = source_run,
+	.advance = source_advance,
+	.ended = source_ended,
 };
 
 static void
@@ -448,8 +454,12 @@ static void
 stream_put(struct exec_call *e, const uint8_t *data, size_t len, bool eof)
 {
 	e->write = (struct feed_write){
-		.offset = e->offset, .data = data, .len = len, .eof = eof,
-		.on_done = on_piece_written, .arg = e,
+		.offset = e->offset,
+		.data = data,
+		.len = len,
+		.eof = eof,
+		.on_done = on_piece_written,
+		.arg = e,
 	};
 	feed_put(e->x->in, &e->write);
 }
@@ -480,7 +490,8 @@ stream_start(struct call *c, const Modal__TaskCommandRouter__TaskExecStdinWriteS
 	exec_call_run(e);
 }
 
-/* The one message that is taken apart by hand: its bytes go to the pipe from where they were received. */
+/* The one message that is taken apart by hand: its bytes go to the pipe from where they were
+ * received. */
 static bool
 stream_data(struct exec_call *e, const uint8_t *message, size_t len)
 {
@@ -506,11 +517,14 @@ stream_message(struct call *c, const Modal__TaskCommandRouter__TaskExecStdinWrit
 {
 	struct exec_call *e = rpc_state(c);
 
-	if (!e && q->payload_case ==
-	    MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIN_WRITE_STREAM_REQUEST__PAYLOAD_START)
+	if (!e &&
+	    q->payload_case ==
+		    MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIN_WRITE_STREAM_REQUEST__PAYLOAD_START)
 		stream_start(c, q->start);
-	else if (e && q->payload_case ==
-		 MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIN_WRITE_STREAM_REQUEST__PAYLOAD_END)
+	else if (
+		e &&
+		q->payload_case ==
+			MODAL__TASK_COMMAND_ROUTER__TASK_EXEC_STDIN_WRITE_STREAM_REQUEST__PAYLOAD_END)
 		stream_put(e, NULL, 0, true);
 	else
 		rpc_end(c, STATUS_INVALID_ARGUMENT, "expected one start, then data, then end");
@@ -532,7 +546,8 @@ task_exec_stdin_write_stream(struct call *c, const void *request)
 	rpc_message(c, &data, &len);
 	if (stream_data(rpc_state(c), data, len))
 		return;
-	q = modal__task_command_router__task_exec_stdin_write_stream_request__unpack(NULL, len, data);
+	q = modal__task_command_router__task_exec_stdin_write_stream_request__unpack(NULL, len,
+										     data);
 	if (!q) {
 		rpc_end(c, STATUS_INVALID_ARGUMENT, "malformed request");
 		return;
@@ -613,7 +628,7 @@ task_exec_poll(struct call *c, const void *request)
 		exec_call_run(e);
 }
 
-#define ROUTER(name) "/modal.task_command_router.TaskCommandRouter/" name
+#define ROUTER(name)  "/modal.task_command_router.TaskCommandRouter/" name
 #define REQUEST(name) &modal__task_command_router__##name##_request__descriptor
 
 const struct rpc_method router_methods[] = {

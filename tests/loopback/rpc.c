@@ -12,8 +12,8 @@
 
 enum {
 	PREFIX_LEN = 5,
-	MESSAGE_LEN_MAX = 104857600,            /* what Modal's own JS and Go clients set */
-	OUT_LEN_MAX = 1024 * 1024,              /* queued messages of one call */
+	MESSAGE_LEN_MAX = 104857600, /* what Modal's own JS and Go clients set */
+	OUT_LEN_MAX = 1024 * 1024,   /* queued messages of one call */
 	PUMP_HEADER_LEN_MAX = PREFIX_LEN + 1 + 10,
 	FIELD_1_BYTES = (1 << 3) | 2
 };
@@ -23,23 +23,23 @@ struct pump {
 	void *arg;
 	uint8_t header[PUMP_HEADER_LEN_MAX];
 	size_t header_at, header_len;
-	size_t left;                            /* of the message begun */
+	size_t left; /* of the message begun */
 };
 
 struct call {
 	struct h2_stream *stream;
 	const struct rpc_server *server;
 	const struct rpc_method *method;
-	struct bytes in;                        /* does not move while a message is current */
-	struct bytes later;                     /* what comes meanwhile */
-	size_t held;                            /* received, not yet acknowledged to the peer */
-	size_t message_len;                     /* of the message at the front of in, if current */
+	struct bytes in;    /* does not move while a message is current */
+	struct bytes later; /* what comes meanwhile */
+	size_t held;	    /* received, not yet acknowledged to the peer */
+	size_t message_len; /* of the message at the front of in, if current */
 	bool current, request_ended, taking;
 	void (*on_half_close)(struct call *c);
 	struct bytes out;
 	void (*on_may_send)(struct call *c);
 	struct pump pump;
-	bool responded;                         /* the response headers are out */
+	bool responded; /* the response headers are out */
 	bool ended;
 	int status;
 	char *status_message;
@@ -116,8 +116,8 @@ call_is_client_stream(const struct call *c)
 	return c->method && c->method->shape == RPC_CLIENT_STREAM;
 }
 
-/* A single request is received to its end before the answer goes out: clients that are stopped in the middle of
- * sending one, libcurl for example, may miss the answer. */
+/* A single request is received to its end before the answer goes out: clients that are stopped in
+ * the middle of sending one, libcurl for example, may miss the answer. */
 void
 rpc_end(struct call *c, int status, const char *format, ...)
 {
@@ -302,7 +302,8 @@ call_trailers(void *user, struct h2_field *fields, int max)
 static size_t
 message_len(const uint8_t *prefix)
 {
-	return (size_t)prefix[1] << 24 | (size_t)prefix[2] << 16 | (size_t)prefix[3] << 8 | prefix[4];
+	return (size_t)prefix[1] << 24 | (size_t)prefix[2] << 16 | (size_t)prefix[3] << 8 |
+	       prefix[4];
 }
 
 static void
@@ -373,8 +374,8 @@ call_take(struct call *c)
 		}
 	}
 	c->taking = false;
-	/* While a message is being worked on the peer gets no new window; before it is complete it must,
-	 * since it may be larger than the window. */
+	/* While a message is being worked on the peer gets no new window; before it is complete it
+	 * must, since it may be larger than the window. */
 	if (!c->current || c->ended) {
 		h2_consumed(c->stream, c->held);
 		c->held = 0;
@@ -456,13 +457,20 @@ timeout_parse(const char *text)
 		return -1;
 	value = (double)strtoul(text, &end, 10);
 	switch (*end) {
-	case 'H': return value * 3600;
-	case 'M': return value * 60;
-	case 'S': return value;
-	case 'm': return value / 1e3;
-	case 'u': return value / 1e6;
-	case 'n': return value / 1e9;
-	default: return -1;
+	case 'H':
+		return value * 3600;
+	case 'M':
+		return value * 60;
+	case 'S':
+		return value;
+	case 'm':
+		return value / 1e3;
+	case 'u':
+		return value / 1e6;
+	case 'n':
+		return value / 1e9;
+	default:
+		return -1;
 	}
 }
 

@@ -1,7 +1,8 @@
 /* rpc.h -- gRPC on HTTP/2 streams: framing, dispatch by path, deadlines, status trailers.
  *
- * A method gets whole messages, one at a time: it is handed the first, and the next after rpc_next().  So a
- * method that is busy with a message stops its peer (see h2.h).  It answers whenever it likes. */
+ * A method gets whole messages, one at a time: it is handed the first, and the next after
+ * rpc_next().  So a method that is busy with a message stops its peer (see h2.h).  It answers
+ * whenever it likes. */
 #ifndef LOOPBACK_RPC_H
 #define LOOPBACK_RPC_H
 
@@ -41,21 +42,21 @@ enum rpc_shape { RPC_UNARY, RPC_CLIENT_STREAM };
 /* request is NULL for a method that reads its messages itself (rpc_message()). */
 struct rpc_method {
 	const char *path;
-	enum rpc_shape shape;           /* of the request; any method may answer with many messages */
-	bool v2;                        /* wants x-modal-auth-token as well */
+	enum rpc_shape shape; /* of the request; any method may answer with many messages */
+	bool v2;	      /* wants x-modal-auth-token as well */
 	const ProtobufCMessageDescriptor *request;
 	void (*run)(struct call *c, const void *request);
 };
 
 struct rpc_server {
 	struct ev_loop *loop;
-	const struct rpc_method *const *tables;         /* NULL-terminated; each ends with a NULL path */
+	const struct rpc_method *const *tables; /* NULL-terminated; each ends with a NULL path */
 	/* Called before a method runs; false = it has failed the call. */
 	bool (*admit)(struct call *c, const struct rpc_method *method);
 	void *world;
-	double unavailable_until_s;     /* by ev_time(): until then the router refuses calls */
+	double unavailable_until_s; /* by ev_time(): until then the router refuses calls */
 };
-extern const struct h2_user rpc_h2_user;        /* its arg is a struct rpc_server */
+extern const struct h2_user rpc_h2_user; /* its arg is a struct rpc_server */
 
 /* -- while a call is open */
 
@@ -72,8 +73,8 @@ void rpc_message(const struct call *c, const uint8_t **data, size_t *len);
 void rpc_next(struct call *c);
 /* RPC_CLIENT_STREAM: the peer has closed its side and every message was taken. */
 void rpc_on_half_close(struct call *c, void (*on_half_close)(struct call *c));
-/* The call is over because the peer, its connection or the deadline ended it, or it was answered.  The
- * place to drop references to it; state is the method's own. */
+/* The call is over because the peer, its connection or the deadline ended it, or it was answered.
+ * The place to drop references to it; state is the method's own. */
 void rpc_set_state(struct call *c, void *state, void (*on_over)(struct call *c, void *state));
 void *rpc_state(const struct call *c);
 
@@ -85,15 +86,17 @@ void rpc_send(struct call *c, const ProtobufCMessage *message);
 bool rpc_may_send(const struct call *c);
 void rpc_on_may_send(struct call *c, void (*on_may_send)(struct call *c));
 /* Ends the call after what was sent.  The call must not be used afterwards. */
-void rpc_end(struct call *c, int status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void rpc_end(struct call *c, int status, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 /* As rpc_end(), for a stream that cannot be completed even in the middle of a message. */
 void rpc_abort(struct call *c, int status, const char *text);
 
 /* Ends the call like rpc_abort() after that time, unless it is over by then.  text must stay. */
 void rpc_cut_off(struct call *c, double after_s, int status, const char *text);
 
-/* A stream of messages whose only member is field 1, bytes: pulled from a source without a copy of its
- * own.  run() gives the next contiguous bytes (0 = none now) and keeps them in place until advance(). */
+/* A stream of messages whose only member is field 1, bytes: pulled from a source without a copy of
+ * its own.  run() gives the next contiguous bytes (0 = none now) and keeps them in place until
+ * advance(). */
 struct rpc_source {
 	size_t (*run)(void *arg, const uint8_t **data);
 	void (*advance)(void *arg, size_t len);

@@ -30,7 +30,7 @@ enum {
 	LOG_TEXT_LEN = 1024,
 	FDS_WAITING_MAX = 64,
 	CLOSE_WAIT_MS = 5000,
-	OVER_KEPT_MAX = 256,            /* sandboxes that are over and still known */
+	OVER_KEPT_MAX = 256, /* sandboxes that are over and still known */
 	TERMINATED_EXIT_CODE = 137,
 	TIMEOUT_EXIT_CODE = 124
 };
@@ -54,7 +54,7 @@ struct mounted {
 
 struct sandbox_link {
 	int fd;
-	pid_t pid;                      /* of bwrap */
+	pid_t pid; /* of bwrap */
 	ev_io readable;
 	ev_child ended;
 	ev_timer life, idle, kill;
@@ -63,7 +63,7 @@ struct sandbox_link {
 	size_t fd_count;
 	struct request *requests;
 	struct mounted *mounted;
-	struct copy_job *waiting;       /* snapshots asked for before the files are there */
+	struct copy_job *waiting; /* snapshots asked for before the files are there */
 };
 
 /* A tree that is being copied, or is about to be. */
@@ -154,7 +154,9 @@ sandbox_send(struct sandbox *s, uint32_t type, uint32_t id, const void *body, si
 	     const int *fds, size_t fd_count)
 {
 	struct init_header h = {
-		.len = (uint32_t)(sizeof h + len), .type = type, .id = id,
+		.len = (uint32_t)(sizeof h + len),
+		.type = type,
+		.id = id,
 		.fd_count = (uint32_t)fd_count,
 	};
 	struct bytes frame = { 0 };
@@ -304,7 +306,7 @@ on_link(struct ev_loop *loop, ev_io *io, int events)
 	if (n == -EAGAIN)
 		return;
 	if (n <= 0 || l->fd_count + count > FDS_WAITING_MAX) {
-		link_close(s);          /* bwrap's end follows and says why */
+		link_close(s); /* bwrap's end follows and says why */
 		return;
 	}
 	bytes_added(&l->in, (size_t)n);
@@ -355,7 +357,8 @@ files_remove(struct sandbox *s)
 	worker_start(s->host->loop, work_remove, on_removed, text_copy(s->dir));
 }
 
-/* Tells whoever waits for them, then forgets all but the entrypoint, whose output can still be read. */
+/* Tells whoever waits for them, then forgets all but the entrypoint, whose output can still be
+ * read. */
 static void
 execs_drop(struct sandbox *s)
 {
@@ -513,7 +516,7 @@ sandbox_end(struct sandbox *s, enum sandbox_result result, int exit_code, const 
 	s->exception = exception ? text_copy(exception) : NULL;
 	ev_timer_stop(loop, &l->life);
 	ev_timer_stop(loop, &l->idle);
-	link_close(s);          /* process 1 sees it and exits, and takes all the others along */
+	link_close(s); /* process 1 sees it and exits, and takes all the others along */
 	if (!s->started)
 		on_kill(loop, &l->kill, 0);
 	else
@@ -597,8 +600,11 @@ static void
 entry_start(struct sandbox *s)
 {
 	struct exec_spec spec = {
-		.argv = s->spec.argv, .env = s->spec.env, .workdir = s->spec.workdir,
-		.rows = s->spec.rows, .columns = s->spec.columns,
+		.argv = s->spec.argv,
+		.env = s->spec.env,
+		.workdir = s->spec.workdir,
+		.rows = s->spec.rows,
+		.columns = s->spec.columns,
 	};
 	int r = exec_start(s, &spec, &s->entry);
 
@@ -733,8 +739,10 @@ sandbox_snapshot(struct sandbox *s, const char *path, const char *to,
 		on_done(arg, -ENOENT);
 		return;
 	}
-	copy_start(s, true, m ? text_format("%s/mounts/%u", s->dir, m->number) :
-			  text_format("%s/root", s->dir), to, on_done, arg);
+	copy_start(s, true,
+		   m ? text_format("%s/mounts/%u", s->dir, m->number) :
+		       text_format("%s/root", s->dir),
+		   to, on_done, arg);
 }
 
 static void

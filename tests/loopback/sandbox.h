@@ -1,5 +1,5 @@
-/* sandbox.h -- one sandbox: a bubblewrap with process 1 of ours in it (init.h), its commands, its end.
- * Knows nothing of protobuf or gRPC; control.c and router.c translate. */
+/* sandbox.h -- one sandbox: a bubblewrap with process 1 of ours in it (init.h), its commands, its
+ * end. Knows nothing of protobuf or gRPC; control.c and router.c translate. */
 #ifndef LOOPBACK_SANDBOX_H
 #define LOOPBACK_SANDBOX_H
 
@@ -15,12 +15,12 @@ struct sandbox;
 /* What all sandboxes share. */
 struct sandbox_host {
 	struct ev_loop *loop;
-	const char *state_dir;          /* absolute; everything is below it */
-	const char *program;            /* this binary */
-	char *const *shares;            /* host folders shown at their own path; NULL-terminated */
-	struct rlimit files;            /* RLIMIT_NOFILE as the server found it, for the commands */
-	int start_delay_ms;             /* every start completes this much later (--strict-order) */
-	struct sandbox *sandboxes;      /* newest first */
+	const char *state_dir;	   /* absolute; everything is below it */
+	const char *program;	   /* this binary */
+	char *const *shares;	   /* host folders shown at their own path; NULL-terminated */
+	struct rlimit files;	   /* RLIMIT_NOFILE as the server found it, for the commands */
+	int start_delay_ms;	   /* every start completes this much later (--strict-order) */
+	struct sandbox *sandboxes; /* newest first */
 };
 
 struct sandbox_mount {
@@ -29,20 +29,25 @@ struct sandbox_mount {
 };
 
 struct sandbox_spec {
-	char *root;                     /* the tree it starts with */
-	char **env;                     /* NAME=value, NULL-terminated */
+	char *root; /* the tree it starts with */
+	char **env; /* NAME=value, NULL-terminated */
 	char *workdir;
-	char **argv;                    /* entrypoint; empty = none, the sandbox idles */
-	uint32_t rows, columns;         /* of the entrypoint's terminal; 0 = none */
+	char **argv;		/* entrypoint; empty = none, the sandbox idles */
+	uint32_t rows, columns; /* of the entrypoint's terminal; 0 = none */
 	struct sandbox_mount *mounts;
 	int mount_count;
-	bool blocked;                   /* no network */
-	uint32_t timeout_s, idle_timeout_s;     /* 0 = none */
+	bool blocked;			    /* no network */
+	uint32_t timeout_s, idle_timeout_s; /* 0 = none */
 };
 
 enum sandbox_result {
-	SANDBOX_RUNNING, SANDBOX_SUCCESS, SANDBOX_FAILURE, SANDBOX_TERMINATED, SANDBOX_TIMEOUT,
-	SANDBOX_INIT_FAILURE, SANDBOX_IDLE_TIMEOUT
+	SANDBOX_RUNNING,
+	SANDBOX_SUCCESS,
+	SANDBOX_FAILURE,
+	SANDBOX_TERMINATED,
+	SANDBOX_TIMEOUT,
+	SANDBOX_INIT_FAILURE,
+	SANDBOX_IDLE_TIMEOUT
 };
 
 struct tag {
@@ -51,8 +56,8 @@ struct tag {
 
 struct sandbox_watch {
 	struct sandbox_watch *next, *prev;
-	struct sandbox *sandbox;        /* NULL when not watching */
-	void (*on_change)(struct sandbox_watch *w);     /* it has become ready, or is over */
+	struct sandbox *sandbox;		    /* NULL when not watching */
+	void (*on_change)(struct sandbox_watch *w); /* it has become ready, or is over */
 	void *arg;
 };
 
@@ -68,20 +73,20 @@ struct sandbox {
 	struct sandbox_spec spec;
 	uint32_t *ports;
 	int port_count;
-	uint32_t stdin_index;           /* of the last V1 entrypoint write */
+	uint32_t stdin_index; /* of the last V1 entrypoint write */
 	/* the process */
-	char *dir;                      /* <state>/sandboxes/<id>: root, mounts, log */
-	enum sandbox_result result;     /* decided; final once `over` */
+	char *dir;		    /* <state>/sandboxes/<id>: root, mounts, log */
+	enum sandbox_result result; /* decided; final once `over` */
 	int exit_code;
 	char *exception;
-	bool started, ready, over;      /* process 1 runs; the probe, if any, has succeeded too */
-	struct probe *probe;            /* owned; NULL = none */
+	bool started, ready, over; /* process 1 runs; the probe, if any, has succeeded too */
+	struct probe *probe;	   /* owned; NULL = none */
 	struct sandbox_link *link;
-	struct exec *execs;             /* newest first */
-	struct exec *entry;             /* NULL without an entrypoint */
-	uint32_t number;                /* of the last exec, mount … */
-	int copies;                     /* snapshots being taken: its files must stay */
-	bool removed;                   /* its files */
+	struct exec *execs; /* newest first */
+	struct exec *entry; /* NULL without an entrypoint */
+	uint32_t number;    /* of the last exec, mount … */
+	int copies;	    /* snapshots being taken: its files must stay */
+	bool removed;	    /* its files */
 	struct sandbox_watch *watches;
 };
 
@@ -109,13 +114,14 @@ void sandbox_snapshot(struct sandbox *s, const char *path, const char *to,
 /* Shows a copy of the tree at `source` (NULL = an empty one) at path. */
 void sandbox_mount(struct sandbox *s, const char *path, const char *source,
 		   void (*on_done)(void *arg, int result), void *arg);
-void sandbox_unmount(struct sandbox *s, const char *path,
-		     void (*on_done)(void *arg, int result), void *arg);
+void sandbox_unmount(struct sandbox *s, const char *path, void (*on_done)(void *arg, int result),
+		     void *arg);
 void sandbox_set_network(struct sandbox *s, bool open_network,
 			 void (*on_done)(void *arg, int result), void *arg);
 bool sandbox_has_mount(const struct sandbox *s, const char *path);
 
-/* Ends them all, waits, at most a few seconds, and forgets them.  The loop must not run any more. */
+/* Ends them all, waits, at most a few seconds, and forgets them.  The loop must not run any more.
+ */
 void sandbox_host_close(struct sandbox_host *host);
 
 /* For exec.c: one frame to process 1. */

@@ -1,4 +1,5 @@
-/* task.c -- the worker's side of Modal's API: the sandbox's own streams, snapshots, mounts, network. */
+/* task.c -- the worker's side of Modal's API: the sandbox's own streams, snapshots, mounts,
+ * network. */
 #include "tests/loopback/router.h"
 
 #include <errno.h>
@@ -16,11 +17,12 @@
 
 enum { PATH_LEN_MAX = 4096 };
 
-/* One call that has asked for file-system work.  The work goes on when the call is over before it. */
+/* One call that has asked for file-system work.  The work goes on when the call is over before it.
+ */
 struct job {
-	struct call *c;                 /* NULL when the call is over */
+	struct call *c; /* NULL when the call is over */
 	struct sandbox *s;
-	struct image *image;            /* being made */
+	struct image *image; /* being made */
 };
 
 static void
@@ -217,7 +219,8 @@ task_snapshot_directory(struct call *c, const void *request)
 	const Modal__TaskCommandRouter__TaskSnapshotDirectoryRequest *q = request;
 	struct sandbox *s = router_admit(c, q->task_id);
 	char *path = s && ttl_is_valid(c, q->has_ttl_seconds, q->ttl_seconds) ?
-		     path_take(c, &q->path) : NULL;
+			     path_take(c, &q->path) :
+			     NULL;
 
 	if (path)
 		snapshot_start(c, s, q->snapshot_id, path);
@@ -273,8 +276,8 @@ task_unmount_directory(struct call *c, const void *request)
 	free(path);
 }
 
-/* The policy replaces the old one: all or nothing here, so a list with anything less than everything on it
- * lets nothing through. */
+/* The policy replaces the old one: all or nothing here, so a list with anything less than
+ * everything on it lets nothing through. */
 static void
 task_set_network_access(struct call *c, const void *request)
 {
@@ -283,9 +286,11 @@ task_set_network_access(struct call *c, const void *request)
 
 	if (!s)
 		return;
-	if (!q->network_access || q->network_access->network_access_type !=
-	    MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__ALLOWLIST) {
-		rpc_end(c, STATUS_INVALID_ARGUMENT, "network access can only be set to an allow-list");
+	if (!q->network_access ||
+	    q->network_access->network_access_type !=
+		    MODAL__CLIENT__NETWORK_ACCESS__NETWORK_ACCESS_TYPE__ALLOWLIST) {
+		rpc_end(c, STATUS_INVALID_ARGUMENT,
+			"network access can only be set to an allow-list");
 		return;
 	}
 	sandbox_set_network(s, convert_allows_all(q->network_access), on_done_empty, job_new(c, s));
@@ -371,7 +376,7 @@ sandbox_wait_until_ready(struct call *c, const void *request)
 	on_ready_change(&w->watch);
 }
 
-#define ROUTER(name) "/modal.task_command_router.TaskCommandRouter/" name
+#define ROUTER(name)  "/modal.task_command_router.TaskCommandRouter/" name
 #define REQUEST(name) &modal__task_command_router__##name##_request__descriptor
 
 const struct rpc_method task_methods[] = {

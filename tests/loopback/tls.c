@@ -69,8 +69,8 @@ certificate_new(EVP_PKEY *key, const char *name)
 	X509_gmtime_adj(X509_getm_notAfter(cert), 86400L * CERTIFICATE_DAYS);
 	X509_set_pubkey(cert, key);
 	subject = X509_get_subject_name(cert);
-	X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, (const unsigned char *)name,
-				   -1, -1, 0);
+	X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, (const unsigned char *)name, -1, -1,
+				   0);
 	return cert;
 }
 

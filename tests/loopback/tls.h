@@ -9,8 +9,8 @@
 #include <sys/types.h>
 
 struct bytes;
-struct tls_server;      /* key, certificate, settings */
-struct tls;             /* one connection */
+struct tls_server; /* key, certificate, settings */
+struct tls;	   /* one connection */
 
 /* Makes a new CA and, signed by it, a certificate for localhost and 127.0.0.1.
  * Returns NULL when OpenSSL refuses. */
@@ -24,8 +24,8 @@ void tls_free(struct tls *tls);
 
 /* Gives ciphertext from the peer.  The data must stay until tls_read() has said "no more". */
 void tls_feed(struct tls *tls, const uint8_t *data, size_t len);
-/* Takes plaintext.  Returns its length, 0 when more ciphertext is needed, -EPIPE when the peer has ended
- * the session and -EPROTO on a TLS error.  Also runs the handshake. */
+/* Takes plaintext.  Returns its length, 0 when more ciphertext is needed, -EPIPE when the peer has
+ * ended the session and -EPROTO on a TLS error.  Also runs the handshake. */
 ssize_t tls_read(struct tls *tls, uint8_t *to, size_t len);
 /* Encrypts.  Returns 0, -EAGAIN while the handshake lasts, or -EPROTO. */
 int tls_write(struct tls *tls, const uint8_t *data, size_t len);

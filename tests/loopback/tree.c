@@ -81,8 +81,8 @@ static int
 directory_copy(int from_dir, int to_dir, const char *name, const char *to_name,
 	       const struct stat *st)
 {
-	cleanup_close int from = openat(from_dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC |
-							O_NOFOLLOW);
+	cleanup_close int from =
+		openat(from_dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	cleanup_close int to = -1;
 	struct timespec times[2] = { st->st_atim, st->st_mtim };
 	int r;
@@ -119,7 +119,7 @@ entry_copy(int from_dir, int to_dir, const char *name, const char *to_name)
 		return link_copy(from_dir, to_dir, name, to_name);
 	if (S_ISFIFO(st.st_mode))
 		return mkfifoat(to_dir, to_name, st.st_mode & 07777) < 0 ? -errno : 0;
-	return 0;       /* sockets and devices are not files that a snapshot can hold */
+	return 0; /* sockets and devices are not files that a snapshot can hold */
 }
 
 int

@@ -2,8 +2,9 @@
 #ifndef LOOPBACK_TREE_H
 #define LOOPBACK_TREE_H
 
-/* Copies the contents of directory `from` into `to`, which is made when missing: files, directories, links,
- * FIFOs, with owners, modes and times; hard links become files of their own.  Returns 0 or -errno. */
+/* Copies the contents of directory `from` into `to`, which is made when missing: files,
+ * directories, links, FIFOs, with owners, modes and times; hard links become files of their own.
+ * Returns 0 or -errno. */
 int tree_copy(const char *from, const char *to);
 
 /* Copies one file, link or tree to a name that does not exist.  -ENOENT when there is nothing. */

@@ -17,18 +17,18 @@
 #include "tests/loopback/tls.h"
 
 enum {
-	STAGE_LEN = 256 * 1024,                 /* plaintext gathered before it is encrypted */
-	RAW_LEN = 256 * 1024,                   /* one read of the socket */
-	PLAIN_LEN = 64 * 1024,                  /* one read of the TLS session */
-	OUT_LEN_MAX = 512 * 1024,               /* unsent bytes at which pulling stops */
-	DELAYED_LEN_MAX = 64 * 1024 * 1024,     /* in flight on a slowed wire, each way */
+	STAGE_LEN = 256 * 1024,		    /* plaintext gathered before it is encrypted */
+	RAW_LEN = 256 * 1024,		    /* one read of the socket */
+	PLAIN_LEN = 64 * 1024,		    /* one read of the TLS session */
+	OUT_LEN_MAX = 512 * 1024,	    /* unsent bytes at which pulling stops */
+	DELAYED_LEN_MAX = 64 * 1024 * 1024, /* in flight on a slowed wire, each way */
 	TLS_HANDSHAKE_TYPE = 0x16
 };
 
 /* Bytes that are on their way on a slowed wire. */
 struct parcel {
 	struct parcel *next;
-	int64_t due_ns;                 /* on the monotonic clock */
+	int64_t due_ns; /* on the monotonic clock */
 	size_t len;
 	uint8_t data[];
 };
@@ -36,7 +36,7 @@ struct parcel {
 struct line {
 	struct parcel *first, **last;
 	size_t len;
-	int timer_fd;                   /* libev's own timers are only good to some milliseconds */
+	int timer_fd; /* libev's own timers are only good to some milliseconds */
 	ev_io timer;
 };
 
@@ -46,14 +46,14 @@ struct wire {
 	int fd;
 	ev_io readable, writable;
 	struct tls *tls;
-	bool decided;                   /* TLS or not is known */
+	bool decided; /* TLS or not is known */
 	bool dirty;
 	bool broken;
-	bool at_end;                    /* the peer has said all */
+	bool at_end; /* the peer has said all */
 	void *user;
 	uint8_t *stage;
 	size_t stage_len;
-	struct bytes out;               /* plaintext connections; TLS ones have tls_out() */
+	struct bytes out; /* plaintext connections; TLS ones have tls_out() */
 	struct line in_line, out_line;
 };
 
@@ -314,7 +314,8 @@ wire_flush_fast(struct wire *w)
 	int r;
 
 	do {
-		/* A full buffer that could be sent must be filled again: nothing else would ask for it. */
+		/* A full buffer that could be sent must be filled again: nothing else would ask for
+		 * it. */
 		was_full = out->len > OUT_LEN_MAX;
 		n = was_full ? 0 : wire_pull(w);
 		r = n < 0 ? (int)n : wire_send(w);
@@ -338,7 +339,7 @@ on_out_due(struct ev_loop *loop, ev_io *timer, int events)
 	while (!w->broken && (p = line_take(&w->out_line))) {
 		/* The kernel's buffer is the far end: blocking here would stop everybody, and
 		 * the amount is bounded by DELAYED_LEN_MAX. */
-		for (size_t at = 0; at < p->len && !w->broken; ) {
+		for (size_t at = 0; at < p->len && !w->broken;) {
 			ssize_t n = send(w->fd, p->data + at, p->len - at, MSG_NOSIGNAL);
 
 			if (n >= 0) {
@@ -421,8 +422,8 @@ wire_flush(struct wire *w)
 		wire_free(w);
 }
 
-/* All that this turn of the loop has produced leaves before the loop sleeps.  A connection's end can make
- * others dirty, hence the repetition. */
+/* All that this turn of the loop has produced leaves before the loop sleeps.  A connection's end
+ * can make others dirty, hence the repetition. */
 static void
 on_before_sleep(struct ev_loop *loop, ev_prepare *prepare, int events)
 {

@@ -14,18 +14,18 @@ struct wire_listener;
 
 /* What is above a connection.  None of these may free the wire; on_close is the last call. */
 struct wire_user {
-	void *(*on_open)(void *arg, struct wire *w);    /* returns the user's own argument */
-	int (*on_bytes)(void *user, const uint8_t *data, size_t len);   /* < 0 ends the connection */
-	void (*on_pull)(void *user);    /* append with wire_append() while wire_room() > 0 */
-	bool (*is_over)(void *user);    /* nothing more will come from either side */
+	void *(*on_open)(void *arg, struct wire *w); /* returns the user's own argument */
+	int (*on_bytes)(void *user, const uint8_t *data, size_t len); /* < 0 ends the connection */
+	void (*on_pull)(void *user); /* append with wire_append() while wire_room() > 0 */
+	bool (*is_over)(void *user); /* nothing more will come from either side */
 	void (*on_close)(void *user);
 };
 
 struct wire_options {
-	int latency_ms;                 /* each direction is this much late; see main.c's --help */
+	int latency_ms; /* each direction is this much late; see main.c's --help */
 	struct tls_server *tls;
 	const struct wire_user *user;
-	void *user_arg;                 /* for on_open */
+	void *user_arg; /* for on_open */
 };
 
 /* Listens on 127.0.0.1:port (0 = any).  Returns 0 or -errno; *ret_port is the port taken. */

@@ -7,8 +7,9 @@
 struct ev_loop;
 struct worker;
 
-/* Forks; the child runs work(arg) and exits with its result (0 or -errno).  on_done gets that result in the
- * server, later; it is not called when the server ends first.  The child dies with the server. */
+/* Forks; the child runs work(arg) and exits with its result (0 or -errno).  on_done gets that
+ * result in the server, later; it is not called when the server ends first.  The child dies with
+ * the server. */
 struct worker *worker_start(struct ev_loop *loop, int (*work)(void *arg),
 			    void (*on_done)(void *arg, int result), void *arg);
 

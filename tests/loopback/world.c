@@ -105,7 +105,8 @@ struct app *
 app_find_name(struct world *world, const char *name, const char *environment)
 {
 	for (struct app *a = world->apps; a; a = a->next) {
-		if (text_is(a->name, name) && text_is(a->environment, environment ? environment : ""))
+		if (text_is(a->name, name) &&
+		    text_is(a->environment, environment ? environment : ""))
 			return a;
 	}
 	return NULL;
@@ -218,10 +219,10 @@ app_free(struct app *app)
 	free(app);
 }
 
-#define LIST_FREE(first, type, free_one) \
-	for (type *each = (first), *next; each; each = next) { \
-		next = each->next; \
-		free_one(each); \
+#define LIST_FREE(first, type, free_one)                                                           \
+	for (type *each = (first), *next; each; each = next) {                                     \
+		next = each->next;                                                                 \
+		free_one(each);                                                                    \
 	}
 
 void

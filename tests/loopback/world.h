@@ -1,4 +1,5 @@
-/* world.h -- what the loopback's control plane remembers: apps, images, secrets, volumes; and its options. */
+/* world.h -- what the loopback's control plane remembers: apps, images, secrets, volumes; and its
+ * options. */
 #ifndef LOOPBACK_WORLD_H
 #define LOOPBACK_WORLD_H
 
@@ -23,7 +24,7 @@ struct env {
 
 struct secret {
 	struct secret *next;
-	char *id, *name, *environment;  /* name "" = anonymous */
+	char *id, *name, *environment; /* name "" = anonymous */
 	struct env env;
 };
 
@@ -43,17 +44,17 @@ struct image_watch {
 struct image {
 	struct image *next;
 	char *id;
-	char *recipe;                   /* the same recipe gives the same image; "" for a snapshot */
-	char *tree;                     /* directory */
-	bool directory;                 /* of a mounted folder: still good as a root */
+	char *recipe;	/* the same recipe gives the same image; "" for a snapshot */
+	char *tree;	/* directory */
+	bool directory; /* of a mounted folder: still good as a root */
 	struct env env;
 	char *workdir;
-	char **argv;                    /* its own entrypoint and command; NULL = none */
+	char **argv; /* its own entrypoint and command; NULL = none */
 	enum image_state state;
 	char *exception;
-	struct outlog *log;             /* of the build */
-	char *snapshot_id;              /* the client's idempotency key */
-	char *tag, *tag_environment;    /* its published name */
+	struct outlog *log;	     /* of the build */
+	char *snapshot_id;	     /* the client's idempotency key */
+	char *tag, *tag_environment; /* its published name */
 	struct build *build;
 	struct image_watch *watches;
 };
@@ -63,7 +64,7 @@ struct world {
 	struct sandbox_host host;
 	struct jwt_issuer jwt;
 	char *token_id, *token_secret;
-	uint16_t port, advertised_port;         /* listened on; in the router URLs given out */
+	uint16_t port, advertised_port; /* listened on; in the router URLs given out */
 	bool unary_stdin_only, strict_order, jwt_cut_streams;
 	struct app *apps;
 	struct secret *secrets;

@@ -124,13 +124,15 @@ END_TEST
 
 START_TEST(test_every_setting_of_ours)
 {
-	parse_good(OURS "  app: agents\n  environment: staging\n  session: build-1\n  api: v1\n"
-			"  network: open\n  lifetime: 24h\n  idle_timeout: 90s\n  lease: 3500ms\n  lane_recycle: 5000000000\n"
-			"  command_timeout: 2m\n  strict_cwd: true\n  start_early: no\n"
-			"  pipelined_start: on\n  env_base: empty\n  shell: /bin/bash\n"
-			"  socket: /tmp/s\n  allow_users: [1000, hermes]\n  guest: /g\n"
-			"  server_url: http://127.0.0.1:8443\n  ca_file: /ca\n  token_file: /t\n"
-			"  log_level: debug\n");
+	parse_good(
+		OURS
+		"  app: agents\n  environment: staging\n  session: build-1\n  api: v1\n"
+		"  network: open\n  lifetime: 24h\n  idle_timeout: 90s\n  lease: 3500ms\n  lane_recycle: 5000000000\n"
+		"  command_timeout: 2m\n  strict_cwd: true\n  start_early: no\n"
+		"  pipelined_start: on\n  env_base: empty\n  shell: /bin/bash\n"
+		"  socket: /tmp/s\n  allow_users: [1000, hermes]\n  guest: /g\n"
+		"  server_url: http://127.0.0.1:8443\n  ca_file: /ca\n  token_file: /t\n"
+		"  log_level: debug\n");
 	ck_assert_str_eq(config.app, "agents");
 	ck_assert_str_eq(config.environment, "staging");
 	ck_assert_str_eq(config.session, "build-1");
@@ -514,7 +516,7 @@ START_TEST(test_bad_configurations)
 }
 END_TEST
 
-/* ---- the tree -------------------------------------------------------------------------------- */
+/* ---- the tree ---- */
 
 START_TEST(test_scalars_are_typed)
 {
@@ -613,7 +615,7 @@ START_TEST(test_bytes_that_are_no_text)
 }
 END_TEST
 
-/* ---- the file -------------------------------------------------------------------------------- */
+/* ---- the file ---- */
 
 static void
 write_file(const char *path, const char *text, mode_t mode)

@@ -286,7 +286,7 @@ START_TEST(test_tokens_that_are_no_header)
 }
 END_TEST
 
-/* ---- TOML ------------------------------------------------------------------------------------ */
+/* ---- TOML ---- */
 
 START_TEST(test_tolerated_around_the_profile)
 {
@@ -395,7 +395,7 @@ START_TEST(test_noise)
 }
 END_TEST
 
-/* ---- nothing is left ------------------------------------------------------------------------- */
+/* ---- nothing is left ---- */
 
 static bool
 file_holds(const char *name, const char *needle)

@@ -16,7 +16,8 @@ static const uint8_t frames[] = { 0, 0, 0, 0, 3, 'a', 'b', 'c', 0, 0, 0, 0, 0, 0
 /* Feeds `step` bytes at a time; writes the messages to text, each in <>.  Returns the last
  * result. */
 static int
-frames_read(const uint8_t *bytes, size_t len, size_t step, struct grpc_frame_parser *parser, char *text)
+frames_read(const uint8_t *bytes, size_t len, size_t step, struct grpc_frame_parser *parser,
+	    char *text)
 {
 	struct grpc_piece piece;
 	int r = 0;
@@ -73,8 +74,10 @@ END_TEST
 
 START_TEST(test_bounds_of_a_frame)
 {
-	static const uint8_t longest[] = { 0, 0, 0, 0x03, 0xe8, 'x' }, longer[] = { 0, 0, 0, 0x03, 0xe9, 'x' };
-	static const uint8_t huge[] = { 0, 0xff, 0xff, 0xff, 0xff, 'x' }, compressed[] = { 1, 0, 0, 0, 1, 'x' };
+	static const uint8_t longest[] = { 0, 0, 0, 0x03, 0xe8, 'x' },
+			     longer[] = { 0, 0, 0, 0x03, 0xe9, 'x' };
+	static const uint8_t huge[] = { 0, 0xff, 0xff, 0xff, 0xff, 'x' },
+			     compressed[] = { 1, 0, 0, 0, 1, 'x' };
 	struct grpc_frame_parser parser;
 	char text[64];
 
@@ -91,8 +94,9 @@ END_TEST
 
 /* Field 2 (varint), field 1 (bytes), fields 3 (fixed32), 4 (fixed64), 5 (bytes) and field 1
  * again, empty. */
-static const uint8_t fields[] = { 0x10, 0xff, 0x01, 0x0a, 5, 'h', 'e', 'l', 'l', 'o', 0x1d, 1,	 2,  3, 4,
-				  0x21, 1,    2,    3,	  4, 5,	  6,   7,   8,	 0x2a, 2,    'n', 'o', 0x0a, 0 };
+static const uint8_t fields[] = { 0x10, 0xff, 0x01, 0x0a, 5,	'h',  'e', 'l', 'l',  'o',
+				  0x1d, 1,    2,    3,	  4,	0x21, 1,   2,	3,    4,
+				  5,	6,    7,    8,	  0x2a, 2,    'n', 'o', 0x0a, 0 };
 
 static int
 field_read(struct bytes_field *field, const uint8_t *bytes, size_t len, size_t step, char *text)
@@ -144,8 +148,10 @@ END_TEST
 
 START_TEST(test_what_is_no_message)
 {
-	static const uint8_t group[] = { 0x0b }, number_zero[] = { 0x02, 0 }, wire_seven[] = { 0x0f };
-	static const uint8_t endless[] = { 0x0a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01 };
+	static const uint8_t group[] = { 0x0b }, number_zero[] = { 0x02, 0 },
+			     wire_seven[] = { 0x0f };
+	static const uint8_t endless[] = { 0x0a, 0x80, 0x80, 0x80, 0x80, 0x80,
+					   0x80, 0x80, 0x80, 0x80, 0x80, 0x01 };
 	struct bytes_field field;
 	char text[64];
 

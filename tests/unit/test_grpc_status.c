@@ -45,7 +45,9 @@ END_TEST
 
 START_TEST(test_what_may_pass)
 {
-	static const bool passes[17] = { [1] = true, [2] = true, [4] = true, [13] = true, [14] = true };
+	static const bool passes[17] = {
+		[1] = true, [2] = true, [4] = true, [13] = true, [14] = true
+	};
 
 	for (int code = 0; code <= 16; code++)
 		ck_assert_int_eq(grpc_code_transient((enum grpc_code)code), passes[code]);
@@ -57,23 +59,19 @@ static const struct {
 	size_t len_max;
 	const char *expected;
 } messages[] = {
-	{ "plain", 64, "plain" },
-	{ "", 64, "" },
-	{ "a%20b%2Fc", 64, "a b/c" },
-	{ "50% of %4", 64, "50% of %4" },
-	{ "%zz%2", 64, "%zz%2" },
-	{ "%1b[31mred%0A%00x", 64, "?[31mred ?x" },
-	{ "%41", 64, "A" },
-	{ "caf%C3%A9", 64, "caf??" },
-	{ "truncated", 5, "trun" },
-	{ "%41%42%43", 3, "AB" },
+	{ "plain", 64, "plain" },     { "", 64, "" },
+	{ "a%20b%2Fc", 64, "a b/c" }, { "50% of %4", 64, "50% of %4" },
+	{ "%zz%2", 64, "%zz%2" },     { "%1b[31mred%0A%00x", 64, "?[31mred ?x" },
+	{ "%41", 64, "A" },	      { "caf%C3%A9", 64, "caf??" },
+	{ "truncated", 5, "trun" },   { "%41%42%43", 3, "AB" },
 };
 
 START_TEST(test_messages)
 {
 	char text[64];
 
-	grpc_message_decode(messages[_i].text, strlen(messages[_i].text), text, messages[_i].len_max);
+	grpc_message_decode(messages[_i].text, strlen(messages[_i].text), text,
+			    messages[_i].len_max);
 	ck_assert_str_eq(text, messages[_i].expected);
 }
 END_TEST
@@ -87,8 +85,9 @@ retry_after(const char *text, long *ret_ms)
 START_TEST(test_pause_asked_for)
 {
 	/* Seen on the wire: code 8, "slow down", 0.5 s. */
-	static const char slow_down[] = "CAgSCXNsb3cgZG93bhozCip0eXBlLm1vZGFsLmNvbS9tb2RhbC5jbGllbnQu"
-					"UlBDUmV0cnlQb2xpY3kSBQ0AAAA/";
+	static const char slow_down[] =
+		"CAgSCXNsb3cgZG93bhozCip0eXBlLm1vZGFsLmNvbS9tb2RhbC5jbGllbnQu"
+		"UlBDUmV0cnlQb2xpY3kSBQ0AAAA/";
 	long pause_ms = 0;
 
 	ck_assert(retry_after(slow_down, &pause_ms));
@@ -127,8 +126,9 @@ START_TEST(test_no_pause_asked_for)
 	ck_assert(!retry_after("!!!", &pause_ms));
 	ck_assert(!retry_after("CAgSCXNsb3cgZG93bg", &pause_ms));
 	/* the same detail under another name, and cut off in its middle */
-	ck_assert(!retry_after("GjMKKnR5cGUubW9kYWwuY29tL21vZGFsLmNsaWVudC5SUENSZXRyeVBvbGljeBIFDQAAAD8=",
-			       &pause_ms));
+	ck_assert(!retry_after(
+		"GjMKKnR5cGUubW9kYWwuY29tL21vZGFsLmNsaWVudC5SUENSZXRyeVBvbGljeBIFDQAAAD8=",
+		&pause_ms));
 	ck_assert(!retry_after("GjMKKnR5cGUubW9kYWwuY29tL21vZGFs", &pause_ms));
 	ck_assert(!retry_after(too_long, &pause_ms));
 	ck_assert_int_eq(pause_ms, 77);
@@ -170,8 +170,14 @@ START_TEST(test_tokens_without_expiry)
 {
 	/* not three parts; no JSON; {}; {"exp":"x"}; {"exp":99999999999999999999}; {"exp":-1} */
 	static const char *const tokens[] = {
-		"", "opaque", "a.b", "e30.!!!.x", "e30.e30.x", "e30.eyJleHAiOiJ4In0.x",
-		"e30.eyJleHAiOjk5OTk5OTk5OTk5OTk5OTk5OTk5fQ.x", "e30.eyJleHAiOi0xfQ.x",
+		"",
+		"opaque",
+		"a.b",
+		"e30.!!!.x",
+		"e30.e30.x",
+		"e30.eyJleHAiOiJ4In0.x",
+		"e30.eyJleHAiOjk5OTk5OTk5OTk5OTk5OTk5OTk5fQ.x",
+		"e30.eyJleHAiOi0xfQ.x",
 	};
 	int64_t ends_s = -7;
 

@@ -15,7 +15,7 @@ static char *const argv[] = { arg0, arg1, arg2, NULL };
 static char *const env[] = { variable, NULL };
 static char *const none[] = { NULL };
 
-/* ---- one good message of each type ----------------------------------------------------------- */
+/* ---- one good message of each type ---- */
 
 static const struct job_start good_start = {
 	.env_base = 1,
@@ -398,7 +398,7 @@ START_TEST(test_failed_encoding_leaves_the_queue)
 }
 END_TEST
 
-/* ---- what comes back is what went in --------------------------------------------------------- */
+/* ---- what comes back is what went in ---- */
 
 static struct job_frame
 put_and_take(struct buf *out, uint8_t type, int (*put)(struct buf *, uint8_t))
@@ -504,8 +504,8 @@ END_TEST
 
 START_TEST(test_positions_come_back)
 {
-	static const uint8_t types[] = { JOB_IN_EOF,  JOB_IN_USED,   JOB_IN_CLOSED, JOB_IN_REVOKED,
-					 JOB_OUT_EOF, JOB_ACK,	     JOB_OUT_CLOSE, JOB_IN_REVOKE };
+	static const uint8_t types[] = { JOB_IN_EOF,  JOB_IN_USED, JOB_IN_CLOSED, JOB_IN_REVOKED,
+					 JOB_OUT_EOF, JOB_ACK,	   JOB_OUT_CLOSE, JOB_IN_REVOKE };
 	struct job_position got;
 
 	for (size_t i = 0; i < sizeof types; i++) {
@@ -514,7 +514,9 @@ START_TEST(test_positions_come_back)
 
 		ck_assert_int_eq(job_position_decode(types[i], frame.body, &got), 0);
 		ck_assert_uint_eq(got.stream, 3);
-		ck_assert(got.offset == (types[i] == JOB_OUT_CLOSE || types[i] == JOB_IN_REVOKE ? 0 : UINT64_MAX));
+		ck_assert(
+			got.offset ==
+			(types[i] == JOB_OUT_CLOSE || types[i] == JOB_IN_REVOKE ? 0 : UINT64_MAX));
 		ck_assert_uint_eq(got.window, types[i] == JOB_ACK ? OUT_WINDOW_MIN : 0);
 		ck_assert_int_eq(job_position_decode(JOB_PING, frame.body, &got), -EBADMSG);
 	}
@@ -529,7 +531,8 @@ START_TEST(test_numbers_come_back)
 	} cases[] = { { JOB_STARTED, UINT32_MAX },
 		      { JOB_PING, UINT64_MAX },
 		      { JOB_PONG, 0 },
-		      { JOB_KILL, 1 },	   { JOB_STOPPED, 19 } };
+		      { JOB_KILL, 1 },
+		      { JOB_STOPPED, 19 } };
 	uint64_t got;
 
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -584,7 +587,7 @@ START_TEST(test_greetings_come_back)
 }
 END_TEST
 
-/* ---- frames ---------------------------------------------------------------------------------- */
+/* ---- frames ---- */
 
 START_TEST(test_partial_frames_wait)
 {
@@ -677,7 +680,7 @@ START_TEST(test_largest_frame)
 }
 END_TEST
 
-/* ---- bounds ---------------------------------------------------------------------------------- */
+/* ---- bounds ---- */
 
 /* What the decoder says of good_start with this change. */
 static int
@@ -1006,7 +1009,7 @@ START_TEST(test_lane_hello_bounds)
 }
 END_TEST
 
-/* ---- noise ----------------------------------------------------------------------------------- */
+/* ---- noise ---- */
 
 static uint32_t
 random_next(uint64_t *state)
@@ -1043,16 +1046,16 @@ START_TEST(test_noise_is_refused_or_fine)
 	struct job_frame frame = put_and_take(&out, sample->type, sample->put);
 
 	for (int round = 0; round < RANDOM_ROUNDS / SAMPLE_COUNT; round++) {
-		size_t len = round % 2 == 0 ? frame.body.len
-					    : random_next(&state) % (frame.body.len + 16);
+		size_t len = round % 2 == 0 ? frame.body.len :
+					      random_next(&state) % (frame.body.len + 16);
 		uint8_t *bytes = malloc(len > 0 ? len : 1);
 		union message message;
 		int r;
 
 		ck_assert_ptr_nonnull(bytes);
 		for (size_t i = 0; i < len; i++)
-			bytes[i] = i < frame.body.len ? frame.body.data[i]
-						      : (uint8_t)random_next(&state);
+			bytes[i] = i < frame.body.len ? frame.body.data[i] :
+							(uint8_t)random_next(&state);
 		for (uint32_t changes = random_next(&state) % 4; len > 0 && changes > 0; changes--)
 			bytes[random_next(&state) % len] = (uint8_t)random_next(&state);
 		r = sample->get(sample->type, (struct view){ bytes, len }, &message);

@@ -219,8 +219,9 @@ START_TEST(test_cwd_inside)
 }
 END_TEST
 
-static const char *const outside[] = { "/", "/a", "/a/", "/a/bc", "/a/bc/d", "/home/u", "", "a/b",
-				       "(unreachable)/a/b" };
+static const char *const outside[] = { "/",	"/a",	   "/a/",
+				       "/a/bc", "/a/bc/d", "/home/u",
+				       "",	"a/b",	   "(unreachable)/a/b" };
 
 START_TEST(test_cwd_outside_is_replaced)
 {
@@ -325,13 +326,22 @@ END_TEST
 
 START_TEST(test_descriptors_named_in_env)
 {
-	static const char *const naming[] = { "LISTEN_FD=5",	"NOTIFY_SOCKET=5", "fd=5",
-					      "my_socket=5",	"INPUT=/dev/fd/5", "MAKEFLAGS= -j --jobserver-auth=5,6",
-					      "SCRIPT=cat <&5" };
-	static const char *const others[] = { "LISTEN_FD=55",	 "LISTEN_FD=5 ",     "LISTEN_FD=",
-					      "LISTEN_FDS=5",	 "COUNT=5",	     "FD_COUNT=5",
-					      "D=5",		 "/dev/fd/5=x",	     "SSH_AUTH_SOCKET=/tmp/5",
-					      "MAKEFLAGS=-j5,5", "noequals/dev/fd/5" };
+	static const char *const naming[] = {
+		"LISTEN_FD=5",	 "NOTIFY_SOCKET=5", "fd=5",
+		"my_socket=5",	 "INPUT=/dev/fd/5", "MAKEFLAGS= -j --jobserver-auth=5,6",
+		"SCRIPT=cat <&5"
+	};
+	static const char *const others[] = { "LISTEN_FD=55",
+					      "LISTEN_FD=5 ",
+					      "LISTEN_FD=",
+					      "LISTEN_FDS=5",
+					      "COUNT=5",
+					      "FD_COUNT=5",
+					      "D=5",
+					      "/dev/fd/5=x",
+					      "SSH_AUTH_SOCKET=/tmp/5",
+					      "MAKEFLAGS=-j5,5",
+					      "noequals/dev/fd/5" };
 
 	for (size_t i = 0; i < sizeof naming / sizeof naming[0]; i++)
 		ck_assert_msg(variable_names(naming[i], 5), "%s", naming[i]);
