@@ -18,12 +18,19 @@
 #define BULK_BUFFER_LEN (512L * 1024)
 /* What upload() is asked for at once. */
 #define UPLOAD_BUFFER_LEN (256L * 1024)
+/* curl 7.88 waits for a socket that can be written to even while the peer's HTTP/2 window allows
+ * nothing; after so many times it is let rest in between. */
+#define IDLE_WRITES_MAX 32
+static const double REST_S = 0.001;
 /* Rounds of work without looking at the sockets; then the loop has its turn. */
 #define ROUNDS_MAX 16
 
 struct http_socket {
 	ev_io io;
 	struct http *http;
+	int events;	     /* what curl waits for */
+	unsigned idle_count; /* times in a row that it could be written to and nothing moved */
+	ev_timer rest;	     /* while it runs, writing is not waited for */
 };
 
 struct http_connection {
@@ -36,11 +43,13 @@ struct http {
 	CURLM *multi;
 	char *ca_file;
 	ev_timer timer;
-	ev_prepare prepare;	   /* work that was asked for since the loop last slept */
-	bool work;		   /* curl wants to run at once */
-	bool inside;		   /* curl is running: its interface may not be entered again */
-	struct http_call *wakes;   /* calls whose upload goes on */
-	struct http_call *corpses; /* freed while curl was running */
+	ev_prepare prepare;	     /* work that was asked for since the loop last slept */
+	bool work;		     /* curl wants to run at once */
+	bool moved;		     /* bytes to be uploaded were taken since the last event */
+	struct http_socket *current; /* whose event is being handled */
+	bool inside;		     /* curl is running: its interface may not be entered again */
+	struct http_call *wakes;     /* calls whose upload goes on */
+	struct http_call *corpses;   /* freed while curl was running */
 	struct http_connection *connections; /* every socket that curl holds */
 	int64_t heard_ms;		     /* when any server last answered anything */
 	unsigned call_count;
@@ -285,14 +294,56 @@ on_timer(struct ev_loop *loop, ev_timer *timer, int revents)
 }
 
 static void
+socket_watch(struct http_socket *sock, int events)
+{
+	struct ev_loop *loop = sock->http->loop;
+
+	ev_io_stop(loop, &sock->io);
+	ev_io_modify(&sock->io, events);
+	ev_io_start(loop, &sock->io);
+}
+
+static void
+on_rested(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+	struct http_socket *sock = timer->data;
+
+	(void)revents;
+	ev_timer_stop(loop, timer);
+	socket_watch(sock, sock->events);
+}
+
+static void
+socket_rest(struct http_socket *sock)
+{
+	if ((sock->events & EV_WRITE) == 0 || ev_is_active(&sock->rest))
+		return;
+	socket_watch(sock, sock->events & ~EV_WRITE);
+	ev_timer_set(&sock->rest, REST_S, 0.);
+	ev_timer_start(sock->http->loop, &sock->rest);
+}
+
+static void
 on_socket(struct ev_loop *loop, ev_io *io, int revents)
 {
 	struct http_socket *sock = io->data;
+	struct http *http = sock->http;
 	int events = (revents & EV_READ ? CURL_CSELECT_IN : 0) |
 		     (revents & EV_WRITE ? CURL_CSELECT_OUT : 0);
+	bool moved = (revents & EV_READ) != 0;
 
 	(void)loop;
-	curl_run(sock->http, io->fd, events);
+	http->moved = false;
+	http->current = sock;
+	curl_run(http, io->fd, events);
+	if (http->current == NULL)
+		return; /* it is no more */
+	http->current = NULL;
+	sock->idle_count = moved || http->moved ? 0 : sock->idle_count + 1;
+	if (sock->idle_count > IDLE_WRITES_MAX)
+		socket_rest(sock);
+	else if (ev_is_active(&sock->rest))
+		on_rested(http->loop, &sock->rest, 0);
 }
 
 static int
@@ -316,8 +367,11 @@ socket_forget(struct http *http, curl_socket_t fd, struct http_socket *sock)
 {
 	if (sock == NULL)
 		return;
+	if (http->current == sock)
+		http->current = NULL;
 	curl_multi_assign(http->multi, fd, NULL);
 	ev_io_stop(http->loop, &sock->io);
+	ev_timer_stop(http->loop, &sock->rest);
 	free(sock);
 }
 
@@ -340,11 +394,12 @@ on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_a
 		sock->http = http;
 		sock->io.data = sock;
 		ev_io_init(&sock->io, on_socket, fd, 0);
+		ev_init(&sock->rest, on_rested);
+		sock->rest.data = sock;
 		curl_multi_assign(http->multi, fd, sock);
 	}
-	ev_io_stop(http->loop, &sock->io);
-	ev_io_modify(&sock->io, events);
-	ev_io_start(http->loop, &sock->io);
+	sock->events = events;
+	socket_watch(sock, ev_is_active(&sock->rest) ? events & ~EV_WRITE : events);
 	return 0;
 }
 
@@ -449,8 +504,10 @@ on_upload(char *bytes, size_t size, size_t count, void *arg)
 		return CURL_READFUNC_ABORT;
 	if (len == HTTP_UPLOAD_END)
 		return 0;
-	if (len > 0)
+	if (len > 0) {
+		call->http->moved = true;
 		return len;
+	}
 	call->paused = true;
 	return CURL_READFUNC_PAUSE;
 }
