@@ -29,6 +29,8 @@ fault.CHECKS.clear()
 SOON_S = 10
 # A broker that has nothing to do uses less of a second than this; one that spins uses all of it.
 IDLE_CPU_S = 0.1
+# Together they fill HTTP/2's window, and each goes on for longer than is looked.
+UPLOADS, UPLOAD_LEN = 14, 300 << 20
 # A client that does not take its answer is let go after 30 s.
 LET_GO_S = 30
 PIPE_LEN = 64 * 1024
@@ -224,6 +226,32 @@ def background_child_and_a_new_daemon(run):
         time.sleep(0.5)
         others_run(world)
         require(finish(process)[0] == b"hi\n", "other bytes")
+
+
+@check
+def uploads_that_nobody_takes(run):
+    """The guest reads nothing, until HTTP/2's window for its stdin is full: the broker waits, and does not spin."""
+    with World(run, "full", 60) as world:
+        path = world.share / "much"
+        with open(path, "wb") as file:
+            file.truncate(UPLOAD_LEN)
+        processes = []
+        for _ in range(UPLOADS):
+            with open(path, "rb") as file:
+                processes.append(start(world, "wc -c", stdin=file))
+        time.sleep(1)
+        daemons = world.guest_processes()[0]
+        require(daemons, "no daemon")
+        try:
+            for pid in daemons:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(1)
+            require_idle(world, "with the window full")
+        finally:
+            for pid in daemons:
+                os.kill(pid, signal.SIGCONT)
+        for process in processes:
+            require(finish(process, 60)[0] == b"%d\n" % UPLOAD_LEN, "other bytes")
 
 
 # ---- deadlines and signals ----
