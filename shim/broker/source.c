@@ -307,8 +307,15 @@ source_new_tokens(struct source_tools *tools, int fd, int return_fd,
 		  const struct source_events *events, void *arg, struct source **ret,
 		  struct err *err)
 {
-	/* not as a pipe: it is read, not peeked */
-	int r = source_new(tools, fd, BORROW_OTHER, events, arg, ret, err);
+	/* not as a pipe: it is read, not peeked; by a description of our own, since make may be
+	 * quicker than we */
+	int private = borrow_private(fd, false);
+	int r;
+
+	if (private >= 0)
+		fd_cleanup(&fd);
+	r = source_new(tools, private >= 0 ? private : fd,
+		       private >= 0 ? BORROW_PRIVATE : BORROW_OTHER, events, arg, ret, err);
 
 	if (r < 0) {
 		fd_cleanup(&return_fd);
