@@ -101,6 +101,23 @@ send_controls(struct job *job)
 	}
 }
 
+/* The terminal, if there is one and the caller may use it now. */
+static void
+job_take_terminal(struct job *job)
+{
+	for (size_t i = 0; i < job->channel_count; i++) {
+		struct channel *channel = &job->channels[i];
+
+		if (channel->kind != JOB_STREAM_TTY || channel->sink == NULL ||
+		    job->terminal != NULL ||
+		    !terminal_may_take(job->caller, sink_fd(channel->sink)))
+			continue;
+		job->terminal = terminal_take(&job->context->terminals, sink_fd(channel->sink),
+					      job->plain_output);
+		channel_pump(channel);
+	}
+}
+
 static void
 send_start(struct job *job)
 {
@@ -114,6 +131,8 @@ send_start(struct job *job)
 		return;
 	job->sent = true;
 	lane_flush(job->context->lane);
+	job_take_terminal(
+		job); /* not before: until then its keys must reach the caller as signals */
 	if (job->kill_wanted)
 		job_send_kill(job);
 	job->controls_sent = 0;
@@ -146,23 +165,6 @@ deadline_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
 	job_leave(job);
 }
 
-/* The terminal, if there is one and the caller may use it now. */
-static void
-job_take_terminal(struct job *job)
-{
-	for (size_t i = 0; i < job->channel_count; i++) {
-		struct channel *channel = &job->channels[i];
-
-		if (channel->kind != JOB_STREAM_TTY || channel->sink == NULL ||
-		    job->terminal != NULL ||
-		    !terminal_may_take(job->caller, sink_fd(channel->sink)))
-			continue;
-		job->terminal = terminal_take(&job->context->terminals, sink_fd(channel->sink),
-					      job->plain_output);
-		channel_pump(channel);
-	}
-}
-
 static uint64_t
 output_written_in_all(const struct job *job)
 {
@@ -193,23 +195,17 @@ stall_passed(struct ev_loop *loop, struct ev_timer *timer, int events)
 	job_leave(job);
 }
 
-static bool
-job_has_terminal(const struct job *job)
-{
-	for (size_t i = 0; i < job->channel_count; i++) {
-		if (job->channels[i].kind == JOB_STREAM_TTY)
-			return true;
-	}
-	return false;
-}
-
 /* A terminal that may not be taken (the caller is in the background) goes on processing output,
  * which must be done once. */
 static void
 job_prepare_terminal(struct job *job, struct job_start *start, uint8_t settings[TERMIOS_LEN_MAX])
 {
-	job_take_terminal(job);
-	job->plain_output = job_has_terminal(job) && job->terminal == NULL;
+	for (size_t i = 0; i < job->channel_count; i++) {
+		const struct channel *channel = &job->channels[i];
+
+		if (channel->kind == JOB_STREAM_TTY)
+			job->plain_output = !terminal_may_take(job->caller, sink_fd(channel->sink));
+	}
 	if (!job->plain_output)
 		return;
 	memcpy(settings, start->termios.data, start->termios.len);
@@ -276,8 +272,8 @@ tells_to_end(const struct job *job, const struct job_control *control)
 		control->signal == SIGHUP || control->signal == SIGQUIT);
 }
 
-/* The command has ended, but its output has not been taken: locally it would still be there,
- * writing, and die of the signal. */
+/* Either the command has ended, but its output has not been taken: locally it would still be there,
+ * writing, and die of the signal.  Or it has not begun: then it dies of it before it does. */
 static void
 job_end_by_signal(struct job *job, const struct job_control *control)
 {
@@ -293,6 +289,7 @@ job_end_by_signal(struct job *job, const struct job_control *control)
 	events = job_take_events(job);
 	if (events != NULL)
 		events->exited(job->arg, &end);
+	job->done = job->done || !job->sent;
 	job_leave(job);
 }
 
@@ -321,13 +318,13 @@ control_is_waiting(struct job *job, const struct job_control *control)
 	return false;
 }
 
-void
-job_control(struct job *job, const struct job_control *control)
+static void
+take_control(struct job *job, const struct job_control *control)
 {
 	struct job_control *kept;
 
 	job->ending = job->ending || tells_to_end(job, control);
-	if (job->exited)
+	if (job->exited || !job->sent)
 		job_end_by_signal(job, control);
 	if (job->exited || job->done)
 		return;
@@ -349,6 +346,14 @@ job_control(struct job *job, const struct job_control *control)
 	send_controls(job);
 	if (control->type == JOB_SIGNAL && control->signal == SIGCONT)
 		job_continue(job);
+}
+
+void
+job_control(struct job *job, const struct job_control *control)
+{
+	job_enter(job);
+	take_control(job, control);
+	job_leave(job);
 }
 
 void

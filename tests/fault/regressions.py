@@ -4,6 +4,7 @@ The worlds, the commands and the run are those of fault.py.  What a client says 
 tests/unit/fake_broker.py reads it.
 """
 import contextlib
+import fcntl
 import os
 import pathlib
 import pty
@@ -14,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -280,6 +282,34 @@ def never_sent_before_its_deadline(run):
         world.proxy.tell("hole off")
         runs_again(world)
         require(not canary.exists(), "it was run after all")
+
+
+@check
+def signals_before_it_was_sent(run):
+    """While the sandbox cannot be reached a command has not begun: a key on the terminal is a signal, and it dies of it."""
+    with World(run, "unsent", config={"idle_timeout": "1s"}) as world:
+        others_run(world)
+        wait_for(lambda: world.status()["lane"]["state"] == "down", "the end of the idle lane", SOON_S)
+        os.kill(world.loopback.pid, signal.SIGSTOP)
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                process = start(world, "echo never")
+                time.sleep(0.3)
+                process.send_signal(number)
+                output, _ = finish(process)
+                require(process.returncode == -number, f"it ended with {process.returncode}")
+                require(output == b"", f"it printed {output!r}")
+            master, slave = pty.openpty()
+            process = start(world, "echo never", stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+            time.sleep(0.3)
+            os.write(master, b"\x03")
+            require(ended(process) == -signal.SIGINT, f"on a terminal it ended with {process.returncode}")
+            os.close(slave)
+            os.close(master)
+        finally:
+            os.kill(world.loopback.pid, signal.SIGCONT)
+        runs_again(world)
 
 
 def signals_after_the_end(name, count):
