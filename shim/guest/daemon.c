@@ -250,9 +250,9 @@ warden_start(int *listener)
 	pid_t warden = getpid(), pid;
 
 	prctl(PR_SET_CHILD_SUBREAPER, 1L, 0L, 0L, 0L);
-	pid = fork();
+	pid = spawn_copy();
 	if (pid < 0)
-		return -errno;
+		return (int)pid;
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, (long)SIGTERM, 0L, 0L, 0L);
 		return getppid() == warden ? 0 : -ESRCH;

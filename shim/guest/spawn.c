@@ -425,6 +425,14 @@ daemon_begin(int *keep_fd)
 }
 
 pid_t
+spawn_copy(void)
+{
+	pid_t pid = fork();
+
+	return pid < 0 ? -errno : pid;
+}
+
+pid_t
 spawn_daemon(int *keep_fd)
 {
 	pid_t pid = fork();

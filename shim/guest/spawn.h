@@ -44,6 +44,9 @@ void spawn_base_free(struct spawn_base *base);
 pid_t spawn_command(const struct spawn_base *base, const struct spawn_plan *plan,
 		    struct job_failure *ret_failure);
 
+/* Forks, and nothing else.  Returns 0 in the child, its pid in the caller, or -errno. */
+pid_t spawn_copy(void);
+
 /* Forks the daemon: a new session, working directory /, no descriptor but keep_fd (which becomes
  * 3) and /dev/null on 0, 1 and 2, all signals blocked and at their default disposition. Returns
  * 0 in the daemon with *keep_fd changed, the pid in the caller, or -errno. */
