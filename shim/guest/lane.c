@@ -188,67 +188,31 @@ handle_in(struct lane *lane, struct job *job, const struct job_frame *frame)
 	return input == NULL ? stream_missing(job) : input_receive(input, data.offset, data.bytes);
 }
 
+/* The frames that name one stream, and mostly a place in it. */
 static int
-handle_in_eof(struct lane *lane, struct job *job, const struct job_frame *frame)
+handle_position(struct lane *lane, struct job *job, const struct job_frame *frame)
 {
-	struct job_position position;
-	struct input *input;
-	int r = job_position_decode(JOB_IN_EOF, frame->body, &position);
-
-	(void)lane;
-	if (r < 0)
-		return r;
-	input = job_input(job, position.stream);
-	return input == NULL ? stream_missing(job) : input_finish(input, position.offset);
-}
-
-static int
-handle_ack(struct lane *lane, struct job *job, const struct job_frame *frame)
-{
+	bool of_input = frame->type == JOB_IN_EOF || frame->type == JOB_IN_REVOKE;
 	struct job_position position;
 	struct output *output;
-	int r = job_position_decode(JOB_ACK, frame->body, &position);
-
-	(void)lane;
-	if (r < 0)
-		return r;
-	output = job_output(job, position.stream);
-	if (output == NULL)
-		return stream_missing(job);
-	return job_acknowledge(job, output, position.offset, position.window);
-}
-
-static int
-handle_out_close(struct lane *lane, struct job *job, const struct job_frame *frame)
-{
-	struct job_position position;
-	struct output *output;
-	int r = job_position_decode(JOB_OUT_CLOSE, frame->body, &position);
-
-	(void)lane;
-	if (r < 0)
-		return r;
-	output = job_output(job, position.stream);
-	if (output == NULL)
-		return stream_missing(job);
-	job_output_drop(job, output);
-	return 0;
-}
-
-static int
-handle_in_revoke(struct lane *lane, struct job *job, const struct job_frame *frame)
-{
-	struct job_position position;
 	struct input *input;
-	int r = job_position_decode(JOB_IN_REVOKE, frame->body, &position);
+	int r = job_position_decode(frame->type, frame->body, &position);
 
 	(void)lane;
 	if (r < 0)
 		return r;
-	input = job_input(job, position.stream);
-	if (input == NULL)
+	input = of_input ? job_input(job, position.stream) : NULL;
+	output = of_input ? NULL : job_output(job, position.stream);
+	if (input == NULL && output == NULL)
 		return stream_missing(job);
-	input_revoke(input);
+	if (frame->type == JOB_IN_EOF)
+		return input_finish(input, position.offset);
+	if (frame->type == JOB_ACK)
+		return job_acknowledge(job, output, position.offset, position.window);
+	if (frame->type == JOB_IN_REVOKE)
+		input_revoke(input);
+	else
+		job_output_drop(job, output);
 	return 0;
 }
 
@@ -304,14 +268,14 @@ static const struct job_handler {
 	int (*handle)(struct lane *lane, struct job *job, const struct job_frame *frame);
 } job_handlers[] = {
 	{ JOB_IN, handle_in },
-	{ JOB_IN_EOF, handle_in_eof },
-	{ JOB_ACK, handle_ack },
-	{ JOB_OUT_CLOSE, handle_out_close },
+	{ JOB_IN_EOF, handle_position },
+	{ JOB_ACK, handle_position },
+	{ JOB_OUT_CLOSE, handle_position },
 	{ JOB_SIGNAL, handle_control },
 	{ JOB_WINCH, handle_control },
 	{ JOB_EXIT_ACK, handle_exit_ack },
 	{ JOB_KILL, handle_kill },
-	{ JOB_IN_REVOKE, handle_in_revoke },
+	{ JOB_IN_REVOKE, handle_position },
 };
 
 static int

@@ -12,8 +12,8 @@ int lockdown_shim(void);
 
 /* The broker: no core files, not dumpable, no new privileges, and, in all its threads, no way to
  * start a program or a process, to look into another one, or to change the kernel or its mounts:
- * each kills.  Threads still work.  Call it before a credential is read.  Returns 0, or -errno with
- * *err set. */
+ * each kills.  Threads still work.  Call it when everything is open, and before anything is served.
+ * Returns 0, or -errno with *err set. */
 int lockdown_broker(struct err *err);
 
 #endif
